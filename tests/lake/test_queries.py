@@ -15,8 +15,8 @@ import torch
 from mamdr_core.config.engine import MetricsSettings
 from mamdr_core.engine.metrics import DetailedMetrics, DomainMetrics
 from mamdr_core.lake.core.tables import Lake
+from mamdr_core.lake.ingest.load_counts import LoadCounts
 from mamdr_core.lake.ingest.loads import Load, record_load
-from mamdr_core.lake.ingest.tally import Tally
 from mamdr_core.lake.stats import domain_stats
 from mamdr_core.lake.views import VIEWS, create_views, view_statements
 from mamdr_core.runtime.errors import MamdrError
@@ -73,14 +73,14 @@ def metrics(aucs):
 
 def record_loads(lake):
     """The load of CLICKS and REJECTED, stopped at first, and published when it was run again."""
-    tally = Tally()
+    counts = LoadCounts()
     for ds, _, rows, clicks in CLICKS:
-        tally.add((date.fromisoformat(ds), None), rows, clicks)
+        counts.add((date.fromisoformat(ds), None), rows, clicks)
     for ds, rule, rows in REJECTED:
-        tally.add((date.fromisoformat(ds) if ds else None, rule), rows)
+        counts.add((date.fromisoformat(ds) if ds else None, rule), rows)
     load = Load(7, "raw")
-    record_load(lake, load, tally, datetime(2026, 1, 5, 3, tzinfo=UTC), reason="too few rows")
-    record_load(lake, load, tally, datetime(2026, 1, 5, 4, tzinfo=UTC), clicks_version=1)
+    record_load(lake, load, counts, datetime(2026, 1, 5, 3, tzinfo=UTC), reason="too few rows")
+    record_load(lake, load, counts, datetime(2026, 1, 5, 4, tzinfo=UTC), clicks_version=1)
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,9 @@ from mamdr_core.lake.core.caching import kept_frames
 from mamdr_core.lake.core.progress import progress
 from mamdr_core.lake.core.session import FEW, FEW_BYTES, overriding
 from mamdr_core.lake.core.tables import Lake
+from mamdr_core.lake.ingest.load_counts import LoadCounts
 from mamdr_core.lake.ingest.loads import Attempts, Load, read_attempts, record_load
 from mamdr_core.lake.ingest.restore import Replaced, restore_events
-from mamdr_core.lake.ingest.tally import Tally
 from mamdr_core.runtime.errors import MamdrError
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class Correction:
 
 
 def find_correction(
-    lake: Lake, load: Load, whole_days: bool, held: Collection[date | None], tally: Tally
+    lake: Lake, load: Load, whole_days: bool, held: Collection[date | None], counts: LoadCounts
 ) -> Correction | None:
     """The correction that a load makes; None: it replaces no row.
 
@@ -49,31 +49,31 @@ def find_correction(
     days = frozenset(day for day in held if day)
     if not (days or (whole_days and lake.exists("clicks"))):
         return None
-    replaced = days | tally.valid_by_day.keys() if whole_days else ()
+    replaced = days | counts.valid_by_day.keys() if whole_days else ()
     return Correction(load, whole_days, days, read_attempts(lake, load, replaced))
 
 
-def begin_correction(lake: Lake, correction: Correction, tally: Tally, started_at: datetime) -> bool:
+def begin_correction(lake: Lake, correction: Correction, counts: LoadCounts, started_at: datetime) -> bool:
     """Record the days of a correction before it replaces rows, if clicks will no longer show them; whether it did."""
     if correction.earlier.killed:
         logger.info(
             "an earlier correction was killed; %s also gives back the events of that one", correction.load.source
         )
-    now = frozenset(tally.valid_by_day)
+    now = frozenset(counts.valid_by_day)
     if not correction.held - now:
         return False
-    record_load(lake, correction.load, tally, started_at, replacing=correction.held | now)
+    record_load(lake, correction.load, counts, started_at, replacing=correction.held | now)
     return True
 
 
-def finish_correction(lake: Lake, correction: Correction, tally: Tally) -> int:
+def finish_correction(lake: Lake, correction: Correction, counts: LoadCounts) -> int:
     """Restore the events that a published correction no longer brings from rows of other loads; returns their number.
 
     Raises:
         MamdrError: other jobs kept writing the tables. The load is published nevertheless.
     """
     load, earlier = correction.load, correction.earlier
-    now = frozenset(tally.valid_by_day)
+    now = frozenset(counts.valid_by_day)
     # Whole days that a killed attempt replaced are those on which clicks holds its rows.
     whole_days = correction.held | now if correction.whole_days else frozenset[date]()
     replaced = Replaced(load, correction.held | now | earlier.days, whole_days, earlier.killed)

@@ -20,9 +20,9 @@ from mamdr_core.lake.core.caching import Keep
 from mamdr_core.lake.core.notes import RESTORED
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.ingest.clicks import EVENT, read_copies
+from mamdr_core.lake.ingest.deduplicate import SMALL, in_spans
 from mamdr_core.lake.ingest.loads import Load
-from mamdr_core.lake.ingest.repeats import SMALL, in_spans
-from mamdr_core.lake.ingest.survey import Span
+from mamdr_core.lake.ingest.scan import Span
 
 logger = logging.getLogger(__name__)
 
@@ -77,9 +77,9 @@ def restore_events(lake: Lake, replaced: Replaced, keep: Keep) -> int:
     lost = keep(_first_of_each(lake, copies.join(held, list(EVENT), "left_anti")))
     counts = {row["load"]: row["count"] for row in lost.groupBy("load").count().collect()}
     if counts:
-        _file(lake, lost, spans, sorted(counts))
+        _add_clicks(lake, lost, spans, sorted(counts))
         held = _holders(lake, lake.version("clicks"), copies, spans, is_small)
-    _settle(lake, copies, held, load, limits)
+    _update_rejected(lake, copies, held, load, limits)
     if counts:
         logger.info(
             "%d events that %s no longer brings were restored from rejected rows of %d other loads",
@@ -107,7 +107,7 @@ def _first_of_each(lake: Lake, copies: DataFrame) -> DataFrame:
     return copies.withColumn("_place", place).where("_place = 1")
 
 
-def _file(lake: Lake, lost: DataFrame, spans: list[Span], loads: list[int]) -> None:
+def _add_clicks(lake: Lake, lost: DataFrame, spans: list[Span], loads: list[int]) -> None:
     """Add rows to clicks, except for events that another job has published in the meantime."""
     first, last = min(first for first, _ in spans), max(last for _, last in spans)
     # Literals let Delta skip files.
@@ -121,7 +121,7 @@ def _file(lake: Lake, lost: DataFrame, spans: list[Span], loads: list[int]) -> N
     lake.change("clicks", insert, {"job": "ingest_clicks", RESTORED: loads})
 
 
-def _settle(lake: Lake, copies: DataFrame, held: DataFrame, load: Load, days: tuple[date, date]) -> None:
+def _update_rejected(lake: Lake, copies: DataFrame, held: DataFrame, load: Load, days: tuple[date, date]) -> None:
     """Remove copies that are now in clicks for their own load; let the others refer to the click with their event."""
     now = F.min(F.struct(F.col("_holder") != F.col("load"), "_holder", "_holder_ds"))
     holders = copies.join(held, list(EVENT), "inner").groupBy("load", "ds", "_click", "_known_load", "_known_ds")
@@ -132,11 +132,11 @@ def _settle(lake: Lake, copies: DataFrame, held: DataFrame, load: Load, days: tu
     same = F.col("old.known_ds").between(*days) & _same(("load", "ds")) & (F.col("old.click") == F.col("new._click"))
     moved: dict[str, str | Column] = {"known_load": F.col("new._holder"), "known_ds": F.col("new._holder_ds")}
 
-    def settle(table: DeltaTable) -> None:
+    def update(table: DeltaTable) -> None:
         merge = table.alias("old").merge(changed.alias("new"), same)
         merge.whenMatchedDelete("new._holder = new.load").whenMatchedUpdate(set=moved).execute()
 
-    lake.change("clicks_rejected", settle, {"job": "ingest_clicks", "restored_from": load.id})
+    lake.change("clicks_rejected", update, {"job": "ingest_clicks", "restored_from": load.id})
 
 
 def _same(columns: Collection[str]) -> Column:

@@ -1,4 +1,4 @@
-"""Events that repeat are found in one pass, decided by their true columns, and counted as decided."""
+"""Duplicate events are found in one pass, decided by their columns rather than their hash, and counted accordingly."""
 
 from dataclasses import replace
 from datetime import UTC, date, datetime
@@ -9,11 +9,11 @@ from pyspark.sql import functions as F
 from mamdr_core.config.lake import InputColumns, InputSettings
 from mamdr_core.lake.core.caching import kept_frames
 from mamdr_core.lake.core.session import overriding
-from mamdr_core.lake.ingest import clicks, repeats, survey
-from mamdr_core.lake.ingest.clicks import judge_rows, parse_rows, raw_json, select_clicks
-from mamdr_core.lake.ingest.repeats import in_spans, settle_events
+from mamdr_core.lake.ingest import scan
+from mamdr_core.lake.ingest.clicks import apply_rules, parse_rows, raw_json, select_clicks
+from mamdr_core.lake.ingest.deduplicate import deduplicate, in_spans
 from mamdr_core.lake.ingest.rules import rules_for
-from mamdr_core.lake.ingest.survey import survey_rows
+from mamdr_core.lake.ingest.scan import scan_rows
 
 pytestmark = pytest.mark.slow
 
@@ -26,31 +26,31 @@ def rules_of(settings=SETTINGS):
 
 
 @pytest.fixture
-def judge(spark, make_log):
+def check(spark, make_log):
     def make(rows, settings=SETTINGS, name="raw"):
         parsed = parse_rows(spark.read.parquet(make_log(rows, name)), settings.columns)
-        return judge_rows(parsed, rules_of(settings))
+        return apply_rules(parsed, rules_of(settings))
 
     return make
 
 
-def settle(judged, others=None, has_times=True, tasks=1, on_driver=False):
-    """(rule, label, raw row) of every row, sorted; and the tally by rule (None: valid)."""
+def decide(checked, others=None, has_times=True, tasks=1, on_driver=False):
+    """(rule, label, raw row) of every row, sorted; and the counts by rule (None: valid)."""
     with kept_frames() as keep:
-        found = survey_rows(judged, rules_of(), has_times, keep, on_driver)
-        settled = settle_events(judged, found, others, keep)
-        if settled.contested is not None:
-            assert settled.contested._jdf.queryExecution().toRdd().getNumPartitions() == tasks
-        rows = settled.valid.select("_rule", "label", raw_json()).collect()
+        found = scan_rows(checked, rules_of(), has_times, keep, on_driver)
+        decided = deduplicate(checked, found, others, keep)
+        if decided.contested is not None:
+            assert decided.contested._jdf.queryExecution().toRdd().getNumPartitions() == tasks
+        rows = decided.valid.select("_rule", "label", raw_json()).collect()
         found = sorted(((row[0], row[1], row[2]) for row in rows), key=str)
-        tally = {None: settled.tally.valid, **settled.tally.by_rule}
-        assert settled.tally.clicks == sum(label for rule, label, _ in found if rule is None)
-    counted = {rule: sum(row[0] == rule for row in found) for rule in tally}
-    assert counted == tally
-    return found, tally
+        counts = {None: decided.counts.valid, **decided.counts.by_rule}
+        assert decided.counts.clicks == sum(label for rule, label, _ in found if rule is None)
+    counted = {rule: sum(row[0] == rule for row in found) for rule in counts}
+    assert counted == counts
+    return found, counts
 
 
-def test_a_repeated_event_is_kept_once_and_a_click_wins_whatever_the_order(judge):
+def test_a_duplicate_event_is_kept_once_and_a_click_wins_whatever_the_order(check):
     rows = [
         ("u", "i", "d", "0", TIME),
         ("u", "i", "d", "1", TIME),
@@ -60,59 +60,59 @@ def test_a_repeated_event_is_kept_once_and_a_click_wins_whatever_the_order(judge
         (None, "i", "d", "1", TIME),
         (None, "i", "d", "1", TIME),
     ]
-    found = [settle(judge(order)) for order in (rows, rows[::-1])]
+    found = [decide(check(order)) for order in (rows, rows[::-1])]
     assert found[0] == found[1]
     assert found[0][1] == {None: 3, "unique_event": 2, "user_present": 2}
     assert sorted(label for rule, label, _ in found[0][0] if rule is None) == [0, 1, 1]
 
 
-def test_without_a_time_rows_cannot_repeat_each_other(judge):
+def test_without_a_time_rows_are_no_duplicates(check):
     settings = InputSettings(columns=InputColumns(label="label"))
     rows = [("u", "i", "d", "1", None)] * 2 + [("u", "i", "d", "5", None)]
-    assert settle(judge(rows, settings), has_times=False)[1] == {None: 2, "label_binary": 1}
+    assert decide(check(rows, settings), has_times=False)[1] == {None: 2, "label_binary": 1}
 
 
-def test_an_event_repeats_on_another_declared_day_too(judge):
+def test_an_event_on_another_declared_day_is_a_duplicate_too(check):
     columns = InputColumns(label="label", event_time="timestamp_seconds(0)", ds="to_date(ts)")
     settings = InputSettings(columns=columns, earliest=date(1970, 1, 1))
     rows = [("u", "i", "d", "0", "2026-01-01"), ("u", "i", "d", "1", "2026-01-02"), ("v", "i", "d", "0", "2026-01-01")]
-    found, tally = settle(judge(rows, settings))
-    assert tally == {None: 2, "unique_event": 1}
+    found, counts = decide(check(rows, settings))
+    assert counts == {None: 2, "unique_event": 1}
     assert [label for rule, label, _ in found if rule] == [0]
 
 
-def test_an_event_of_another_load_is_not_new_and_others_stay(judge):
-    others = select_clicks(judge([("u", "i", "d", "0", TIME), ("x", "i", "d", "0", TIME)], name="others"), 1)
+def test_an_event_of_another_load_is_not_new_and_others_stay(check):
+    others = select_clicks(check([("u", "i", "d", "0", TIME), ("x", "i", "d", "0", TIME)], name="others"), 1)
     rows = [
         *[("u", "i", "d", "1", TIME)] * 2,
         *[("v", "i", "d", "1", TIME)] * 2,
         ("x", "i", "d", "1", TIME),
         ("x", "i", "d", "1", LATER),
     ]
-    assert settle(judge(rows), others)[1] == {None: 2, "new_event": 2, "unique_event": 2}
+    assert decide(check(rows), others)[1] == {None: 2, "new_event": 2, "unique_event": 2}
 
 
-def test_events_whose_hashes_collide_are_all_kept(judge, monkeypatch):
+def test_events_whose_hashes_collide_are_all_kept(check, monkeypatch):
     """All keys are one: only the true columns distinguish events."""
-    for module in (clicks, repeats):
-        monkeypatch.setattr(module, "hash64", lambda *parts: F.xxhash64(F.lit(1)))
+    for module in ("clicks", "deduplicate"):
+        monkeypatch.setattr(f"mamdr_core.lake.ingest.{module}.hash64", lambda *parts: F.xxhash64(F.lit(1)))
     rows = [(f"u{n}", "i", "d", "1", TIME) for n in range(5)]
-    others = select_clicks(judge([("u3", "i", "d", "0", TIME), ("x", "i", "d", "0", TIME)], name="others"), 1)
-    assert settle(judge(rows))[1] == {None: 5}
-    assert settle(judge([*rows, rows[0]]), others)[1] == {None: 4, "new_event": 1, "unique_event": 1}
+    others = select_clicks(check([("u3", "i", "d", "0", TIME), ("x", "i", "d", "0", TIME)], name="others"), 1)
+    assert decide(check(rows))[1] == {None: 5}
+    assert decide(check([*rows, rows[0]]), others)[1] == {None: 4, "new_event": 1, "unique_event": 1}
 
 
-def test_many_contested_keys_are_decided_alike_by_several_tasks(spark, judge, monkeypatch):
+def test_many_contested_keys_are_decided_alike_by_several_tasks(spark, check, monkeypatch):
     rows = [(f"u{n % 20}", "i", "d", str(n % 2), TIME) for n in range(30)]
-    few = settle(judge(rows))
-    monkeypatch.setattr(repeats, "SMALL", 0)
-    monkeypatch.setattr(repeats, "ROWS_A_TASK", 7)
+    few = decide(check(rows))
+    monkeypatch.setattr("mamdr_core.lake.ingest.deduplicate.SMALL", 0)
+    monkeypatch.setattr("mamdr_core.lake.ingest.deduplicate.ROWS_A_TASK", 7)
     with overriding(spark, {"spark.sql.adaptive.enabled": False}):  # which joins tasks of few bytes
-        assert settle(judge(rows), tasks=3) == few
+        assert decide(check(rows), tasks=3) == few
     assert few[1] == {None: 20, "unique_event": 10}
 
 
-def test_other_loads_are_asked_about_the_times_of_each_day_alone(spark, judge):
+def test_other_loads_are_asked_about_the_times_of_each_day_alone(spark, check):
     times = spark.sql("SELECT explode(array(0L, 5L, 9L, 100L, 150L)) micros").selectExpr(
         "micros", "timestamp_micros(micros) event_time"
     )
@@ -125,22 +125,22 @@ def test_other_loads_are_asked_about_the_times_of_each_day_alone(spark, judge):
     rows = [("u", "i", "d", "1", TIME), ("u", "i", "d", "0", LATER), ("u", "i", "d", "7", "2026-01-01 20:00:00"), old]
     settings = replace(SETTINGS, earliest=date(1960, 1, 1))
     with kept_frames() as keep:
-        times = survey_rows(judge(rows, settings), rules_of(settings), True, keep).times
-        none = survey_rows(judge(rows, settings), rules_of(settings), False, keep).times
+        times = scan_rows(check(rows, settings), rules_of(settings), True, keep).times
+        none = scan_rows(check(rows, settings), rules_of(settings), False, keep).times
         filed = replace(SETTINGS.columns, ds="date'2026-01-03'")
-        by_ds = survey_rows(judge(rows, replace(settings, columns=filed)), rules_of(settings), True, keep).times
+        by_ds = scan_rows(check(rows, replace(settings, columns=filed)), rules_of(settings), True, keep).times
     limits = (start + 10 * hour, start + 12 * hour - 1)
     assert times == {date(2026, 1, 1): limits, date(1969, 12, 31): (-2 * hour, -hour - 1)}
     assert by_ds == {date(2026, 1, 3): (-2 * hour, limits[1])}
     assert none == {}
 
 
-def test_a_survey_on_the_driver_and_of_many_tasks_and_rounds_finds_the_same(spark, judge, monkeypatch):
+def test_a_scan_on_the_driver_and_one_of_many_tasks_and_rounds_find_the_same(check, monkeypatch):
     rows = [(f"u{n % 97}", "i", "d", str(n % 3), TIME) for n in range(200)]
-    one = settle(judge(rows))
+    one = decide(check(rows))
     with monkeypatch.context() as patched:
-        patched.setattr(survey, "_many", lambda *_: 1 / 0)
-        assert settle(judge(rows), on_driver=True) == one
-    monkeypatch.setattr(survey, "TASK_BYTES", 100)
-    monkeypatch.setattr(survey, "PACKED_KEYS", 7)
-    assert settle(judge(rows).repartition(5)) == one
+        patched.setattr(scan, "_many", lambda *_: 1 / 0)
+        assert decide(check(rows), on_driver=True) == one
+    monkeypatch.setattr(scan, "TASK_BYTES", 100)
+    monkeypatch.setattr(scan, "PACKED_KEYS", 7)
+    assert decide(check(rows).repartition(5)) == one
