@@ -1,6 +1,6 @@
-"""Corrections: loads that replace rows of clicks, and give back to other loads the events that they no longer bring.
+"""Corrections: loads that replace rows of clicks; events that they no longer contain are restored for other loads.
 
-If a job is killed after it has replaced rows and before it has given events back, the next attempt of the load does so.
+If a job is killed after it has replaced rows and before it has restored events, the next attempt of the load does so.
 It considers the days on which clicks holds rows of the load, and those recorded in `loads`: an attempt records its days
 there before it removes any of them from clicks. A load that replaces whole days may remove the last clicks of a load
 whose correction was killed; it then completes that correction.
@@ -56,9 +56,7 @@ def find_correction(
 def begin_correction(lake: Lake, correction: Correction, counts: LoadCounts, started_at: datetime) -> bool:
     """Record the days of a correction before it replaces rows, if clicks will no longer show them; whether it did."""
     if correction.earlier.killed:
-        logger.info(
-            "an earlier correction was killed; %s also gives back the events of that one", correction.load.source
-        )
+        logger.info("an earlier correction was killed; %s also restores the events of that one", correction.load.source)
     now = frozenset(counts.valid_by_day)
     if not correction.held - now:
         return False
@@ -67,7 +65,7 @@ def begin_correction(lake: Lake, correction: Correction, counts: LoadCounts, sta
 
 
 def finish_correction(lake: Lake, correction: Correction, counts: LoadCounts) -> int:
-    """Restore the events that a published correction no longer brings from rows of other loads; returns their number.
+    """Restore the events that a published correction no longer contains from rows of other loads; returns their number.
 
     Raises:
         MamdrError: other jobs kept writing the tables. The load is published nevertheless.
@@ -84,6 +82,6 @@ def finish_correction(lake: Lake, correction: Correction, counts: LoadCounts) ->
             return restore_events(lake, replaced, keep)
     except MamdrError as error:
         raise MamdrError(
-            f"input.path: {load.source} is published, but events that it no longer brings were not given back to other "
+            f"input.path: {load.source} is published, but events that it no longer contains were not restored for other "
             f"loads: {error}; run it again"
         ) from error

@@ -82,7 +82,7 @@ def restore_events(lake: Lake, replaced: Replaced, keep: Keep) -> int:
     _update_rejected(lake, copies, held, load, limits)
     if counts:
         logger.info(
-            "%d events that %s no longer brings were restored from rejected rows of %d other loads",
+            "%d events that %s no longer contains were restored from rejected rows of %d other loads",
             *(sum(counts.values()), load.source, len(counts)),
         )
     return sum(counts.values())
