@@ -82,6 +82,6 @@ def finish_correction(lake: Lake, correction: Correction, counts: LoadCounts) ->
             return restore_events(lake, replaced, keep)
     except MamdrError as error:
         raise MamdrError(
-            f"input.path: {load.source} is published, but events that it no longer contains were not restored for other "
-            f"loads: {error}; run it again"
+            f"input.path: {load.source} is published, but events that it no longer contains were not restored for "
+            f"other loads: {error}; run it again"
         ) from error

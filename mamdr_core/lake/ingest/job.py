@@ -52,8 +52,8 @@ def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
 
     Returns:
         rows_in, clicks, rejected, rejected_by_rule, days, clicks_version, undeclared_columns; restored, the number of
-        events that this load no longer contains and that were restored from rejected rows of other loads; restorable (0,
-        for scripts that read it); clicks + rejected = rows_in.
+        events that this load no longer contains and that were restored from rejected rows of other loads; restorable
+        (0, for scripts that read it); clicks + rejected = rows_in.
 
     Raises:
         MamdrError: the input cannot be read, changed during the job, has no valid row or fails the quality check; an
