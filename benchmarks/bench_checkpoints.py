@@ -37,8 +37,8 @@ PHASES = ("inner", "validate", "exchange", "checkpoint")
 """Of the run, between reading and measuring."""
 
 
-class Heard(logging.Handler):
-    """Counts the checkpoints that a run says it has written."""
+class CheckpointCounter(logging.Handler):
+    """Counts the checkpoints that a run logs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,15 +50,15 @@ class Heard(logging.Handler):
 
 def main() -> None:
     options = _parse()
-    heard = Heard()
-    logging.getLogger("mamdr_core").addHandler(heard)
+    counter = CheckpointCounter()
+    logging.getLogger("mamdr_core").addHandler(counter)
     logging.getLogger("mamdr_core").setLevel(logging.INFO)
     with tempfile.TemporaryDirectory() as folder, spark_session("bench_checkpoints") as spark:
         config = configure(folder, options)
         prepare_examples(spark, config)
         print(f"{machine()}; {options.domains:,} domains, {int(options.rows):,} rows.\n", flush=True)
         measure = cost if options.what == "cost" else restart
-        measure(spark, config, options, heard)
+        measure(spark, config, options, counter)
 
 
 def configure(folder: str, options: argparse.Namespace) -> Config:
@@ -90,19 +90,19 @@ def with_checkpoints(config: Config, rounds: int) -> Config:
     return replace(config, train=replace(config.train, checkpoint=checkpoint))
 
 
-def cost(spark: SparkSession, config: Config, options: argparse.Namespace, heard: Heard) -> None:
+def cost(spark: SparkSession, config: Config, options: argparse.Namespace, counter: CheckpointCounter) -> None:
     kinds = {"without": with_checkpoints(config, 0), "with": with_checkpoints(config, options.rounds)}
     seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
     blocked, written = 0.0, 0
     for _ in range(options.repeats):
         for kind, each in kinds.items():
-            heard.written = 0
+            counter.written = 0
             figures = train_mamdr(spark, each)
             phases = figures["seconds"]
             seconds[kind].append(sum(phases.get(name, 0) for name in PHASES))
             if kind == "with":
                 blocked = phases["checkpoint"]
-                written = heard.written
+                written = counter.written
     medians = {kind: statistics.median(each) for kind, each in seconds.items()}
     each = (medians["with"] - medians["without"]) / max(1, written)
     size = figures["specific_bytes"] / 1e9
@@ -114,7 +114,7 @@ def cost(spark: SparkSession, config: Config, options: argparse.Namespace, heard
     )
 
 
-def restart(spark: SparkSession, config: Config, options: argparse.Namespace, heard: Heard) -> None:
+def restart(spark: SparkSession, config: Config, options: argparse.Namespace, counter: CheckpointCounter) -> None:
     config = with_checkpoints(config, 1)
     known: set[Path] = set()
     waited = []
@@ -135,7 +135,7 @@ def restart(spark: SparkSession, config: Config, options: argparse.Namespace, he
 
 
 def _kill_a_rank(checkpoints: Path, known: set[Path], restarts: list[tuple[int, float]]) -> None:
-    """Kill rank 1 of a new run with three checkpoints; tell the newest, and the seconds until there is another."""
+    """Kill rank 1 of a new run with three checkpoints; add the newest, and the seconds to the next, to `restarts`."""
     while not (complete := _complete(checkpoints, known)) or max(complete) < 3:
         time.sleep(0.01)
     for process in psutil.Process().children(recursive=True):

@@ -42,7 +42,7 @@ from mamdr_core.models.structures import build_model, declare_inputs
 from mamdr_core.parallel.averaging import mean_change
 from mamdr_core.parallel.collective import SingleProcess
 from mamdr_core.shards.arrays import Arrays
-from mamdr_core.training.rounds import deal_rounds
+from mamdr_core.training.rounds import make_rounds
 
 ROWS, BATCH_ROWS = 1024, 1024
 """Of a domain's gradient, and of a step, at most."""
@@ -67,7 +67,7 @@ def main() -> None:
     pairs = draw_pairs(columns.occupied, options.pairs, 0)
     _measure_gradients(engines[0], shared, columns, pairs)
     plan = RoundPlan(np.diff(columns.offsets.numpy()), 64, 32, 0)
-    rounds = list(islice(deal_rounds(plan, 0, columns, 0, Arrays()), options.rounds))
+    rounds = list(islice(make_rounds(plan, 0, columns, 0, Arrays()), options.rounds))
     _measure_rounds(engines, shared, columns, rounds)
 
 

@@ -38,7 +38,7 @@ from mamdr_core.parallel.averaging import mean_change
 from mamdr_core.parallel.collective import SingleProcess
 from mamdr_core.parallel.supports import SupportSample
 from mamdr_core.shards.arrays import Arrays
-from mamdr_core.training.rounds import deal_rounds, shuffle_rows
+from mamdr_core.training.rounds import make_rounds, shuffle_rows
 
 ROUNDS, K = 16, 5
 
@@ -84,7 +84,7 @@ def warm_up(learner: Learner) -> float:
     )
     small.engine, small.shared, small.train = learner.engine, learner.shared.copy(), few
     negotiate, regularize = METHOD.shared(small), METHOD.specific(small)
-    for round_ in deal_rounds(RoundPlan(np.diff(few.offsets.numpy()), 1, 32, 0), 0, few, 0, Arrays()):
+    for round_ in make_rounds(RoundPlan(np.diff(few.offsets.numpy()), 1, 32, 0), 0, few, 0, Arrays()):
         negotiate(round_)
         regularize(round_)
     return time.perf_counter() - started
@@ -102,7 +102,7 @@ def measure(rows: int, domains: int, folder: str | None) -> dict[str, float]:
     figures = {"dn": 0.0, "dr": 0.0, "dn_rows": 0, "dr_rows": 0}
     updates = {"dn": METHOD.shared(learner), "dr": METHOD.specific(learner)}
     started = time.perf_counter()
-    for number, round_ in enumerate(deal_rounds(plan, 0, columns, 0, Arrays())):
+    for number, round_ in enumerate(make_rounds(plan, 0, columns, 0, Arrays())):
         for name, update in updates.items():
             before, rows_before = time.perf_counter(), learner.rows_descended
             update(round_)

@@ -20,7 +20,6 @@ from typing import Any
 
 from jvm_calls import counting
 from machine import machine
-from pyspark.sql import SparkSession
 
 from mamdr_core.config.job_config import parse_config
 from mamdr_core.lake.core.session import spark_session
@@ -40,7 +39,7 @@ def main() -> None:
         print("|---|---|---|---|---|---|", flush=True)
         for files in options.files:
             with tempfile.TemporaryDirectory() as folder:
-                _make_table(spark, Lake(spark, f"{folder}/lake"), files)
+                _make_table(Lake(spark, f"{folder}/lake"), files)
                 config = parse_config({"lake": {"root": f"{folder}/lake"}})
                 tracemalloc.start()
                 started = time.perf_counter()
@@ -53,7 +52,7 @@ def main() -> None:
                       f"{counts['calls']:,} | {counts['rows']:,} |", flush=True)  # fmt: skip
 
 
-def _make_table(spark: SparkSession, lake: Lake, files: int) -> None:
+def _make_table(lake: Lake, files: int) -> None:
     """A table clicks whose first commit is Delta's, and whose second names files that were written here."""
     lake.create("clicks")
     root, old = Path(lake.path("clicks")), time.time() - 40 * _DAY
@@ -70,6 +69,7 @@ def _make_table(spark: SparkSession, lake: Lake, files: int) -> None:
     info = {"commitInfo": {"timestamp": int(time.time() * 1000), "operation": "WRITE", "operationParameters": {}}}
     lines = [json.dumps(action) for action in (info, *added)]
     (root / "_delta_log" / f"{1:020}.json").write_text("\n".join(lines) + "\n")
+    spark = lake.spark
     jvm: Any = spark._jvm
     log = jvm.org.apache.spark.sql.delta.DeltaLog.forTable(spark._jsparkSession, str(root))
     log.update(False, jvm.scala.Option.empty(), jvm.scala.Option.empty())

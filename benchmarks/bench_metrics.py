@@ -113,7 +113,7 @@ def loop_groups(scores_N: Tensor, labels_N: Tensor, domain_N: NDArray[np.int64],
 
 
 def draw(rows: int, domains: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores float32 [N], labels float32 [N] that they tell something about, offsets int64 [n + 1]."""
+    """Scores float32 [N], labels float32 [N] that depend on them, offsets int64 [n + 1]."""
     counts = torch.from_numpy(domain_sizes(SyntheticSettings(rows=rows, domains=domains)))
     random = np.random.default_rng(0)
     scores = random.standard_normal(rows, dtype=np.float32)

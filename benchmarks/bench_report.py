@@ -51,10 +51,10 @@ def main() -> None:
 
 
 def make(root: Path, domains: int) -> dict[str, Any]:
-    """What the job says of a report of so many domains."""
+    """The result of the job for a report of this number of domains."""
     facts = make_facts(domains)
     with spark_session("bench_report") as spark:
-        write_facts(spark, Lake(spark, str(root)), facts)
+        write_facts(Lake(spark, str(root)), facts)
         config = load_config(overrides=[f"lake.root={root}", f"report.run_id={facts.run['run_id']}"])
         write_report(spark, config)  # the first reads with a cold JVM
         report = write_report(spark, config)

@@ -92,7 +92,7 @@ def measure(spark: SparkSession, folder: Path, rows: int, domains: int, repeats:
     """Both jobs in turns, and the export."""
     config = make_config(folder, rows, domains)
     lake = Lake(spark, config.lake)
-    requests = make_requests(spark, lake, config, rows, domains)
+    requests = make_requests(lake, config, rows, domains)
     save_run(lake, config, {"user": rows // 5, "item": rows // 26, "domain": domains})
     bare, ours, writes = [], [], []
     for turn in range(repeats + 1):
@@ -125,7 +125,7 @@ def measure_top_k(
     """top_k and score of the same pairs, in turns."""
     config = make_config(folder, rows, domains)
     lake = Lake(spark, config.lake)
-    make_requests(spark, lake, config, rows, domains)
+    make_requests(lake, config, rows, domains)
     save_run(lake, config, {"user": rows // 5, "item": rows // 26, "domain": domains})
     random = np.random.default_rng(1)
     sizes = domain_sizes(SyntheticSettings(rows=max(domains, rows // candidates), domains=domains))
@@ -190,7 +190,7 @@ def make_config(folder: Path, rows: int, domains: int) -> Config:
     )
 
 
-def make_requests(spark: SparkSession, lake: Lake, config: Config, rows: int, domains: int) -> DataFrame:
+def make_requests(lake: Lake, config: Config, rows: int, domains: int) -> DataFrame:
     """Raw rows in no order, all of whose ids are in the lake's vocabularies."""
     sizes = domain_sizes(SyntheticSettings(rows=rows, domains=domains))
     random = np.random.default_rng(0)
@@ -205,12 +205,12 @@ def make_requests(spark: SparkSession, lake: Lake, config: Config, rows: int, do
         named = {name: [f"{name[0]}{number}" for number in ids[part::8]] for name, ids in drawn.items()}
         pa.parquet.write_table(pa.table(named), path / f"{part}.parquet")
     for name, count in (("user", rows // 5), ("item", rows // 26), ("domain", domains)):
-        ids = spark.range(count).select(
+        ids = lake.spark.range(count).select(
             F.concat(F.lit(name[0]), "id").alias(name), F.lit("2026-01-01").cast("date").alias("ds")
         )
         with kept_frames() as keep:
             add_new_ids(lake, find_new_ids(lake, [Ids(TABLES[f"{name}s"], name)], ids, keep), keep)
-    return spark.read.parquet(str(path))
+    return lake.spark.read.parquet(str(path))
 
 
 def save_run(lake: Lake, config: Config, sizes: dict[str, int]) -> None:

@@ -38,7 +38,7 @@ class Made:
     """A run.
 
     Attributes:
-        figures: what it says of itself.
+        figures: its JSON output.
         curve: by rows descended on, the validation AUC of theta_S alone.
         rows: that it descended on in all.
     """
@@ -63,7 +63,7 @@ def main() -> None:
         for seed in options.seeds:
             with tempfile.TemporaryDirectory() as folder:
                 pairs += measure(spark, configure(folder, seed, options), options.days)
-    tell(pairs, options)
+    print_result(pairs, options)
 
 
 def configure(folder: str, seed: int, options: argparse.Namespace) -> Config:
@@ -122,7 +122,7 @@ def describe(seed: int, day: int, cold: Made, warm: Made) -> str:
     )
 
 
-def tell(pairs: list[tuple[int, Made, Made]], options: argparse.Namespace) -> None:
+def print_result(pairs: list[tuple[int, Made, Made]], options: argparse.Namespace) -> None:
     """The table of means over seeds and days, with their spread."""
     reached = [
         (cold.reaches(max(cold.curve.values())), warm.reaches(max(cold.curve.values()))) for _, cold, warm in pairs

@@ -40,7 +40,7 @@ def main() -> None:
         print(f"{machine()}; {options.rows:,.0f} rows, {options.domains} domains, {options.shards} shards\n")
         print("| stage | tasks | with rows | rows, heaviest task | over the mean of all tasks |\n|---|---|---|---|---|")
         for stage in stages_of(spark)[before:]:
-            tell(spark, stage, 3 * options.shards)
+            print_result(spark, stage, 3 * options.shards)
         jvm: Any = spark._jvm
         pid = int(jvm.java.lang.ProcessHandle.current().pid())
         own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
@@ -63,7 +63,7 @@ def configure(folder: str, options: argparse.Namespace) -> Config:
     )
 
 
-def tell(spark: SparkSession, stage: Any, files: int) -> None:
+def print_result(spark: SparkSession, stage: Any, files: int) -> None:
     if stage.numTasks() < files:
         return
     tasks = store_of(spark).taskList(stage.stageId(), stage.attemptId(), stage.numTasks())

@@ -48,7 +48,7 @@ WEEK = 7
 PACKAGE_BYTES = 20_000
 _DAY = timedelta(days=1)
 _CLOCK = "MOVED_CLOCK"
-# A session takes an executor that has not been heard of for two minutes, by the clock that is moved, for dead.
+# A session takes an executor that has sent nothing for two minutes, by the clock that is moved, for lost.
 _SUBMIT = (
     "--conf spark.network.timeout=100000000s --conf spark.executor.heartbeatInterval=10s --conf spark.ui.enabled=false "
     "--driver-memory 2g --conf spark.sql.shuffle.partitions=1 --conf spark.databricks.delta.snapshotPartitions=1 "
@@ -114,7 +114,7 @@ def run(spark: SparkSession, config: Config, options: argparse.Namespace) -> Non
         _move_clock(day)
         began = time.monotonic()
         built = _live_day(spark, config, day)
-        before = _pretend_run(spark, lake, config, built, before, day)
+        before = _pretend_run(lake, config, built, before, day)
         seconds["day"].append(time.monotonic() - began)
         _date_files(Path(lake.root), dated)
         if day % WEEK == 0:
@@ -128,7 +128,7 @@ def run(spark: SparkSession, config: Config, options: argparse.Namespace) -> Non
             )  # fmt: skip
         is_late = (time.monotonic() - started) > options.minutes * 60
         if day in options.at or day == options.days or is_late:
-            tell(lake, config, day)
+            print_result(lake, config, day)
             print(", ".join(f"{what}: first {found[0]:.1f} s, last {found[-1]:.1f} s"
                             for what, found in seconds.items() if found), flush=True)  # fmt: skip
         if is_late:
@@ -146,9 +146,7 @@ def _live_day(spark: SparkSession, config: Config, day: int) -> dict[str, Any]:
     return built
 
 
-def _pretend_run(
-    spark: SparkSession, lake: Lake, config: Config, built: dict[str, Any], before: str, number: int
-) -> str:
+def _pretend_run(lake: Lake, config: Config, built: dict[str, Any], before: str, number: int) -> str:
     """Leave what a run that is promoted leaves; returns its id."""
     now = datetime.now(UTC)
     run_id = make_run_id(now, "mixed")
@@ -161,7 +159,7 @@ def _pretend_run(
     record_run(lake, row | {"status": "ok", "started_at": now, "package": str(package)})
     table = TABLES["promotions"]
     promoted = (number, run_id, before or None, "promote", None, False, now)
-    lake.append(table, spark.createDataFrame([promoted], spark_schema(table)))
+    lake.append(table, lake.spark.createDataFrame([promoted], spark_schema(table)))
     return run_id
 
 
@@ -183,8 +181,8 @@ def _files(root: Path) -> Iterator[Path]:
     return (path for path in root.rglob("*") if path.is_file())
 
 
-def tell(lake: Lake, config: Config, day: int) -> None:
-    """Print what each table holds, and what the formula says of its data files."""
+def print_result(lake: Lake, config: Config, day: int) -> None:
+    """Print what each table holds, and the formula's estimate of its data files."""
     kept, history = config.maintain.retention_days, min(config.maintain.history_days or day, day)
     factors = {"clicks": kept, "examples": 3 * kept}
     print(f"\n### Day {day}\n")

@@ -31,7 +31,7 @@ from mamdr_core.shards.arrays import Arrays
 from mamdr_core.training.building import make_store
 from mamdr_core.training.checkpoint.checkpoints import Checkpoints
 from mamdr_core.training.evaluation import evaluate_columns
-from mamdr_core.training.rounds import deal_rounds
+from mamdr_core.training.rounds import make_rounds
 from mamdr_core.training.trainer import Trainer
 
 Ints = NDArray[np.int64]
@@ -221,7 +221,7 @@ def _reshuffled(method: Method, log: Log, config: Config, place: Placement, rank
 
     def deal(epoch: int) -> tuple[Columns, Iterator[Round]]:
         own = held_by(whole, place(epoch), rank)
-        return own, deal_rounds(plan, epoch, own, rank, Arrays(), mixes=method.mixes)
+        return own, make_rounds(plan, epoch, own, rank, Arrays(), mixes=method.mixes)
 
     def make(learner: Learner) -> Update:
         assert method.shared

@@ -120,7 +120,7 @@ class Feature:
                 f"{self.buckets}"
             )
         self._check_bounds()
-        for message in (*_wrong_kinds(self), *_wrong_together(self)):
+        for message in (*_kind_problems(self), *_value_problems(self)):
             raise ValueError(f"feature {self.name!r}: {message}")
 
     def _check_bounds(self) -> None:
@@ -131,7 +131,7 @@ class Feature:
             raise ValueError(f"feature {self.name!r}: minimum and maximum must be finite and ordered, got {bounds}")
 
 
-def _wrong_kinds(feature: Feature) -> Iterator[str]:
+def _kind_problems(feature: Feature) -> Iterator[str]:
     """Problems with settings that are for other kinds of features."""
     for name, kinds in _KINDS.items():
         if _is_set(feature, name) and feature.kind not in kinds:
@@ -143,12 +143,12 @@ def _is_set(feature: Feature, name: str) -> bool:
     return bool(getattr(feature, name) != default)
 
 
-def _wrong_together(feature: Feature) -> Iterator[str]:
+def _value_problems(feature: Feature) -> Iterator[str]:
     """Problems with values out of range, and with settings that exclude or need each other."""
     if feature.has_several_ids:
-        yield from _wrong_ids(feature)
+        yield from _id_problems(feature)
     if feature.history:
-        yield from _wrong_history(feature)
+        yield from _history_problems(feature)
     if feature.quantiles:
         if not 2 <= feature.quantiles <= MOST_QUANTILES:
             yield f"quantiles must be in [2, {MOST_QUANTILES}], got {feature.quantiles}"
@@ -158,7 +158,7 @@ def _wrong_together(feature: Feature) -> Iterator[str]:
         yield f"project must be in [0, size], got {feature.project} of {feature.size}"
 
 
-def _wrong_ids(feature: Feature) -> Iterator[str]:
+def _id_problems(feature: Feature) -> Iterator[str]:
     if not 1 <= feature.length <= LONGEST:
         yield f"length must be in [1, {LONGEST}], got {feature.length}"
     if feature.table and (feature.buckets or feature.size):
@@ -171,7 +171,7 @@ def _wrong_ids(feature: Feature) -> Iterator[str]:
         yield "pooling attention needs a sequence with `table`, the id column with which its ids are compared"
 
 
-def _wrong_history(feature: Feature) -> Iterator[str]:
+def _history_problems(feature: Feature) -> Iterator[str]:
     if feature.table != "item":
         yield f"a history is of items: set table: item (it is {feature.table!r})"
     if feature.expression or feature.separator:
@@ -180,7 +180,7 @@ def _wrong_history(feature: Feature) -> Iterator[str]:
         yield f"history_days must be at least 1, got {feature.history_days}"
 
 
-def wrong_settings(features: Sequence[Feature], user_buckets: int) -> Iterator[str]:
+def table_problems(features: Sequence[Feature], user_buckets: int) -> Iterator[str]:
     """Problems with tables that features share with others, and with histories if users are hashed into buckets."""
     of_features = sorted({each.name for each in features if each.kind == "categorical" and not each.quantiles})
     tables = ["user", "item", *of_features]

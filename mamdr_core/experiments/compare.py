@@ -40,7 +40,8 @@ def compare_methods(spark: SparkSession, config: Config) -> dict[str, Any]:
         p_value.
 
     Raises:
-        MamdrError: an unknown name, before anything is read; no examples; no trial finished.
+        MamdrError: an unknown name, or a setting that a method does not support, before examples are read; no examples;
+            no trial finished.
     """
     config, settings = resolve_parent(spark, config), config.compare
     trials = [

@@ -33,7 +33,7 @@ from mamdr_core.runtime.object_store import as_path
 from mamdr_core.training.building import make_learner
 from mamdr_core.training.choices import Choices, choose_engine, place_columns
 from mamdr_core.training.files.folders import staged
-from mamdr_core.training.rounds import deal_rounds
+from mamdr_core.training.rounds import make_rounds
 from mamdr_core.training.statistics import measure_statistics
 from mamdr_core.training.trained_run import TrainedRun, open_trained
 from schemas import TABLES
@@ -58,7 +58,7 @@ def measure_conflict(spark: SparkSession, config: Config) -> dict[str, Any]:
         MamdrError: unknown run, missing package, or fewer than two domains with nonzero gradients.
     """
     settings = config.conflict
-    trained = open_trained(spark, config, settings.run_id, splits=["train"])
+    trained = open_trained(spark, config, settings.run_id, ["train"])
     train = place_columns({"train": trained.share.columns("train")}, trained.device, SingleProcess())["train"]
     domains = np.flatnonzero(trained.pinned.counts["train"])
     pairs = draw_pairs(domains, settings.max_pairs, settings.seed)
@@ -140,7 +140,7 @@ def _dn_learner(trained: TrainedRun, train: Columns, settings: ConflictSettings,
 def _negotiate(learner: Learner, trained: TrainedRun, plan: RoundPlan, settings: ConflictSettings) -> None:
     """Run the rounds of DN (Alg. 1)."""
     epochs = range(-(-settings.dn_rounds // plan.rounds))
-    rounds = (round_ for epoch in epochs for round_ in deal_rounds(plan, epoch, learner.train, 0, trained.share.arrays))
+    rounds = (round_ for epoch in epochs for round_ in make_rounds(plan, epoch, learner.train, 0, trained.share.arrays))
     negotiate = DomainNegotiation(learner)
     for round_ in islice(rounds, settings.dn_rounds):
         negotiate(round_)

@@ -45,7 +45,7 @@ def measure_features(spark: SparkSession, config: Config) -> dict[str, Any]:
         MamdrError: the run does not exist, its package is damaged, or it has no feature of a given name.
     """
     settings = config.importance
-    trained = open_trained(spark, config, settings.run_id, splits=[settings.split])
+    trained = open_trained(spark, config, settings.run_id, [settings.split])
     kinds = {"user": "id", "item": "id", **{feature.name: feature.kind for feature in trained.config.features}}
     try:
         names = choose_features(settings.features, kinds)

@@ -29,7 +29,7 @@ class Point:
         """Add and return trials for the seeds that are missing.
 
         Raises:
-            MamdrError: a value that its key does not accept.
+            MamdrError: a value that its key or the method does not accept.
         """
         known = {trial.config.train.seed for trial in self.trials}
         pair = (config.model.name, self.method)
@@ -42,7 +42,7 @@ def grid_points(config: Config, methods: Sequence[str]) -> list[Point]:
     """Every combination of the values in the grid with every method and all seeds.
 
     Raises:
-        MamdrError: a value that its key does not accept.
+        MamdrError: a value that its key or a method does not accept.
     """
     grid = config.sweep.grid
     points = [

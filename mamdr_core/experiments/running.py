@@ -205,10 +205,7 @@ def finished_runs(lake: Lake, trials: Sequence[str]) -> dict[str, str]:
     """Trial hash to the newest successful run, for the trials that have one."""
     if not lake.exists("training_runs"):
         return {}
-    runs = lake.read("training_runs")
-    if "cell" not in runs.columns:  # the table is older than this column
-        return {}
-    chosen = runs.where((F.col("status") == "ok") & F.col("cell").isin(list(trials)))
+    chosen = lake.read("training_runs").where((F.col("status") == "ok") & F.col("cell").isin(list(trials)))
     newest = chosen.groupBy("cell").agg(F.max_by("run_id", "started_at").alias("run_id"))
     return {row["cell"]: row["run_id"] for row in newest.collect()}
 

@@ -39,7 +39,7 @@ def sweep(spark: SparkSession, config: Config) -> dict[str, Any]:
         file), and `best`: by method, its settings, val_auc and test_auc.
 
     Raises:
-        MamdrError: an unknown name or key, before anything is read; no examples; no trial finished.
+        MamdrError: as `check_sweep`, before examples are read; no examples; no trial finished.
     """
     config, settings = resolve_parent(spark, config), config.sweep
     methods = settings.methods or (config.train.method,)
@@ -82,7 +82,7 @@ def check_sweep(config: Config, methods: Sequence[str]) -> None:
     """Check the settings of a sweep.
 
     Raises:
-        MamdrError: an unknown name or key, or nothing to try.
+        MamdrError: an unknown name or key, a value that its key or a method does not accept, or nothing to try.
     """
     settings = config.sweep
     check_pairs("sweep", [(config.model.name, method) for method in methods])
@@ -97,9 +97,10 @@ def check_sweep(config: Config, methods: Sequence[str]) -> None:
     if settings.trials and not settings.space and set(settings.method_space) != set(methods):
         raise MamdrError("sweep.trials needs sweep.space, or a sweep.method_space for every method")
     for method in methods if settings.trials else ():
-        spaces = space_of(settings, method)
-        start = {key: space.choices[0] if space.choices else space.low for key, space in spaces.items()}
-        Point(method, start).add_seeds(config, settings.seeds)  # raises for an unknown key
+        ranges = {key: space.choices or (space.low, space.high) for key, space in space_of(settings, method).items()}
+        first = {key: values[0] for key, values in ranges.items()}
+        for changed in [{}, *({key: value} for key, values in ranges.items() for value in values[1:])]:
+            Point(method, first | changed).add_seeds(config, settings.seeds[:1])  # raises for what cannot be tried
 
 
 def _search(

@@ -9,6 +9,7 @@ from mamdr_core.learning.methods import METHODS, find_method
 from mamdr_core.models.structures import MODELS, find_structure
 from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.runtime.plugins import is_plugin
+from mamdr_core.training.preparing import check_names
 
 _TRIAL_KEYS = ("model.name", "train.method", "train.seed", "train.days")
 
@@ -44,7 +45,7 @@ def make_trial(
         overrides: by model, by method and by model/method, applied in this order.
 
     Raises:
-        MamdrError: an unknown key, a value of the wrong type, or a dry run.
+        MamdrError: an unknown key, a value of the wrong type, a dry run, or a setting that the method does not support.
     """
     if config.train.dry_run:
         raise MamdrError("train.dry_run works only in train_mamdr: comparisons and sweeps record their runs")
@@ -57,7 +58,9 @@ def make_trial(
     for name in (model, method, f"{model}/{method}"):
         changes |= overrides.get(name, {})
     identity = {"model.name": model, "train.method": method, "train.seed": seed}
-    return Trial(with_values(config, {**changes, **values, **identity}), values)
+    trial = Trial(with_values(config, {**changes, **values, **identity}), values)
+    check_names(trial.config)
+    return trial
 
 
 def compared_pairs(config: Config) -> list[tuple[str, str]]:

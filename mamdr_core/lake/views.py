@@ -8,8 +8,6 @@ A lake may be a folder without a metastore, so views are temporary: docs/queries
 import sys
 from dataclasses import dataclass
 
-from pyspark.sql import SparkSession
-
 from mamdr_core.config.lake import LakeSettings
 from mamdr_core.lake.core.session import spark_session
 from mamdr_core.lake.core.tables import Lake
@@ -111,15 +109,15 @@ GROUP BY examples_version, run_id, method, model, started_at""",
 """Views in order of creation: each uses only earlier ones."""
 
 
-def create_views(spark: SparkSession, lake: Lake) -> None:
+def create_views(lake: Lake) -> None:
     """Create a TEMP VIEW of every table of the lake, and the views whose tables exist.
 
     Example:
-        >>> create_views(spark, lake)  # doctest: +SKIP
+        >>> create_views(lake)  # doctest: +SKIP
         >>> spark.sql("SELECT domain, auc FROM worst_domains LIMIT 10").show()  # doctest: +SKIP
     """
     for statement in view_statements(lake):
-        spark.sql(statement)
+        lake.spark.sql(statement)
 
 
 def view_statements(lake: Lake) -> list[str]:

@@ -138,14 +138,13 @@ class Design:
         return State(same={"mean": self.mean_F, "scale": self.scale_F, **shifts, **directions})
 
     def load_state_dict(self, state: State) -> None:
-        """Load projections, means and scales; older states without projections have elementwise products."""
+        """Load projections, means and scales."""
         self.mean_F = state.tensor(state.same, "mean", self.mean_F)
         self.scale_F = state.tensor(state.same, "scale", self.scale_F)
-        if "users_shift" in state.same:
-            self.users, self.items = (
-                Projection(
-                    state.tensor(state.same, f"{name}_shift", like.shift_D),
-                    state.tensor(state.same, f"{name}_directions", like.directions_DR),
-                )
-                for name, like in (("users", self.users), ("items", self.items))
+        self.users, self.items = (
+            Projection(
+                state.tensor(state.same, f"{name}_shift", like.shift_D),
+                state.tensor(state.same, f"{name}_directions", like.directions_DR),
             )
+            for name, like in (("users", self.users), ("items", self.items))
+        )

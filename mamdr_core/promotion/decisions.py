@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any
 
-from pyspark.sql import Row, SparkSession
+from pyspark.sql import Row
 from pyspark.sql import functions as F
 
 from mamdr_core.lake.core.few import declared_frame
@@ -59,7 +59,7 @@ def find_decision(lake: Lake, run_id: str) -> Decision | None:
     )
 
 
-def record_decision(spark: SparkSession, lake: Lake, decision: Decision) -> None:
+def record_decision(lake: Lake, decision: Decision) -> None:
     """Write a decision; it replaces an earlier decision about the same run."""
     values = decision.figures | {
         "run_id": decision.run_id,
@@ -69,7 +69,7 @@ def record_decision(spark: SparkSession, lake: Lake, decision: Decision) -> None
         "reasons": decision.reasons,
         "decided_at": datetime.now(UTC),
     }
-    frame = declared_frame(spark, "gate_decisions", [values])
+    frame = declared_frame(lake.spark, "gate_decisions", [values])
     lake.overwrite_where("gate_decisions", frame, f"run_id = {literal(decision.run_id)}")
 
 

@@ -4,7 +4,6 @@ import math
 from typing import Any
 
 import numpy as np
-from pyspark.sql import SparkSession
 
 from mamdr_core.lake.core.few import local_frame
 from mamdr_core.lake.core.sql import literal
@@ -43,7 +42,6 @@ def figures_of(paired: PairedFigures, verdict: Verdict, unseen: dict[str, float]
 
 
 def record_domains(
-    spark: SparkSession,
     lake: Lake,
     run_id: str,
     champion: str | None,
@@ -64,7 +62,7 @@ def record_domains(
         for domain in np.flatnonzero(own.rows).tolist()
     ]
     table = TABLES["gate_domains"]
-    frame = local_frame(spark, rows, spark_schema(table)).coalesce(1)
+    frame = local_frame(lake.spark, rows, spark_schema(table)).coalesce(1)
     lake.overwrite_where(table, frame, f"run_id = {literal(run_id)}")
 
 

@@ -42,7 +42,7 @@ def decide(spark: SparkSession, config: Config) -> dict[str, Any]:
     run = find_run(lake, config.gate.run_id)
     champion = find_champion(lake)
     decision = _decide_without_measuring(lake, run, champion) or _decide_by_measuring(spark, config, run, champion)
-    record_decision(spark, lake, decision)
+    record_decision(lake, decision)
     logger.info("run %s %s", decision.run_id, "passes the gate" if decision.passed else "is stopped by the gate")
     for reason in decision.reasons:
         logger.info("gate: %s", reason)
@@ -65,7 +65,7 @@ def _decide_without_measuring(lake: Lake, run: dict[str, Any], champion: Row | N
 
 
 def _decide_by_measuring(spark: SparkSession, config: Config, run: dict[str, Any], champion: Row | None) -> Decision:
-    trained = open_trained(spark, config, run["run_id"], splits=[SPLIT])
+    trained = open_trained(spark, config, run["run_id"], [SPLIT])
     own = open_challenger(trained)
     other, problem = _open_champion(trained, config, champion)
     check_group(own.columns, config.metrics)
@@ -75,7 +75,7 @@ def _decide_by_measuring(spark: SparkSession, config: Config, run: dict[str, Any
     paired = measure(own, other, newest_N, config.metrics)
     verdict = judge(paired, unseen, config.gate)
     champion_id = champion["run_id"] if champion else None
-    record_domains(spark, trained.lake, trained.run_id, champion_id, trained.pinned.domain_ids, paired, verdict)
+    record_domains(trained.lake, trained.run_id, champion_id, trained.pinned.domain_ids, paired, verdict)
     reasons = [*(verdict.violations or [_describe_pass(paired, verdict, config.gate)]), *([problem] if problem else [])]
     figures = figures_of(paired, verdict, unseen) | {
         "day": date.fromordinal(_EPOCH + int(days[-1])) if len(days) else None,

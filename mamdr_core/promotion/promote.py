@@ -54,7 +54,7 @@ def promote(spark: SparkSession, config: Config) -> dict[str, Any]:
             champion = history[-1]["run_id"] if history else None
             return _result(settings, target, champion, None, reason)
         check_promotion(lake, run, history, settings)
-        if _add(spark, lake, run, history, settings):
+        if _add(lake, run, history, settings):
             replaced = history[-1]["run_id"] if history else None
             logger.info("promote: run %s serves, and replaces %s", target, replaced or "none")
             return _result(settings, target, target, replaced, "")
@@ -136,9 +136,7 @@ def _served(history: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(row["run_id"] for row in reversed(history)))
 
 
-def _add(
-    spark: SparkSession, lake: Lake, run: dict[str, Any], history: Sequence[Row], settings: PromoteSettings
-) -> bool:
+def _add(lake: Lake, run: dict[str, Any], history: Sequence[Row], settings: PromoteSettings) -> bool:
     """Append the row that promotes the run; false if another job has appended a row since `history` was read."""
     values = {
         "number": len(history) + 1,
@@ -149,7 +147,7 @@ def _add(
         "forced": settings.force,
         "promoted_at": datetime.now(UTC),
     }
-    return lake.append_to("promotions", declared_frame(spark, "promotions", [values]), len(history))
+    return lake.append_to("promotions", declared_frame(lake.spark, "promotions", [values]), len(history))
 
 
 def _result(

@@ -43,19 +43,19 @@ OUT_ROWS = 1 << 16
 """Approximate number of rows in a batch that a task returns to Spark."""
 
 
-def prepare_top_k(spark: SparkSession, settings: ScoreSettings, lake: Lake, served: Served) -> Work:
+def prepare_top_k(lake: Lake, settings: ScoreSettings, served: Served) -> Work:
     """Read the candidates, and count and encode the rows of users.
 
     Raises:
         MamdrError: users or candidates cannot be read or lack a column, or no user has a candidate.
     """
     with _naming_candidates(settings.candidates):
-        items = read_input(spark, source_of(settings.candidates))
+        items = read_input(lake.spark, source_of(settings.candidates))
         of_users, of_items = split_features(items, served)
         table, left_out = read_candidates(items, settings.candidates, lake, served, of_items)
     candidates = Candidates(table)
     columns = replace(settings.input.columns, item="null")
-    requests = requests_of(read_input(spark, source_of(settings.input)), columns, served, of_users)
+    requests = requests_of(read_input(lake.spark, source_of(settings.input)), columns, served, of_users)
     users, malformed = _count_users(requests, lake, served)
     by_domain = {domain: (count, candidates.count(domain)) for domain, count in users.items()}
     pairs = sum(count * items for count, items in by_domain.values())
@@ -76,11 +76,11 @@ def prepare_top_k(spark: SparkSession, settings: ScoreSettings, lake: Lake, serv
         )
     whole = requests.where(~F.col(MALFORMED)).drop(MALFORMED, "item")
     encoded = encode_requests(whole, lake, served, ("user", "domain"), of_users)
-    tasks, assignment = _assign_tasks(spark, by_domain)
+    tasks, assignment = _assign_tasks(lake.spark, by_domain)
     users_in_tasks = _with_tasks(encoded, assignment)
 
     def recommend(vectors: str) -> DataFrame:
-        file = send_candidates(spark, table)
+        file = send_candidates(lake.spark, table)
         rows = users_in_tasks.repartition(tasks, "_task").sortWithinPartitions(index_of("domain"), "user", "key")
         task = partial(recommend_batches, served, vectors, file, settings.top_k, settings.deviation)
         return rows.drop("_task").mapInArrow(task, scored_schema())

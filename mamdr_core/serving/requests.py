@@ -15,7 +15,7 @@ from mamdr_core.lake.core.id_arrays import in_pairs
 from mamdr_core.lake.core.sources import CORRUPT, as_id, read_input, resolve
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples.encoding import IDS, encode_features, indexed_features
-from mamdr_core.lake.examples.quantiles import cut_features, cut_numbers, noted_bounds
+from mamdr_core.lake.examples.quantiles import cut_features, cut_numbers
 from mamdr_core.lake.examples.several_ids import encode_several, hashed_ids
 from mamdr_core.lake.examples.vocabularies import encode, grown, id_column
 from mamdr_core.lake.examples.windows import read_window
@@ -119,8 +119,7 @@ def encode_requests(
         rows = encode(rows, hashed, lake.read(f"{name}s"), to=index_of(name)).drop(hashed)
     rows = encode_features(rows, values, features)
     if cut := cut_features(features):
-        # The Delta log is read only for packages without bounds, because it may no longer reach back to the run.
-        rows = cut_numbers(rows, cut, served.quantiles or noted_bounds(lake, served.versions["examples"]))
+        rows = cut_numbers(rows, cut, served.quantiles)
     names = [feature.name for feature in features if feature.kind == "categorical"]
     single = {**{index_of(name): served.sizes[name] for name in ids}, **{n: served.sizes[n] for n in names}}
     return _several_within(_within(rows, single), several, served.sizes)

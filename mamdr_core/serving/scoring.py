@@ -75,7 +75,7 @@ def score(spark: SparkSession, config: Config) -> dict[str, Any]:
     with _naming_keys(config.score):
         with clock.phase("count"):
             prepare = prepare_top_k if config.score.top_k else _prepare_rows
-            work = prepare(spark, config.score, lake, served)
+            work = prepare(lake, config.score, served)
             if malformed := work.figures["malformed"]:
                 logger.warning("score.input.path: %d malformed records are not scored", malformed)
         if not work.rows:
@@ -133,7 +133,7 @@ def score_rows(rows: DataFrame, served: Served, vectors: str, deviation: bool = 
     return rows.mapInArrow(partial(score_batches, served, vectors, deviation), scored_schema())
 
 
-def _prepare_rows(spark: SparkSession, settings: ScoreSettings, lake: Lake, served: Served) -> Work:
+def _prepare_rows(lake: Lake, settings: ScoreSettings, served: Served) -> Work:
     """Count and encode the rows of the input, without malformed records, or of the test split."""
 
     def work(rows: DataFrame, count: int, malformed: int) -> Work:
@@ -145,7 +145,7 @@ def _prepare_rows(spark: SparkSession, settings: ScoreSettings, lake: Lake, serv
     if not settings.input.path:
         examples = read_window(lake, served.versions["examples"])
         return work(read_test_split(lake, served), examples.where(F.col("split") == "test").count(), 0)
-    requests = read_requests(spark, settings.input, served)
+    requests = read_requests(lake.spark, settings.input, served)
     malformed, count = F.sum(F.col(MALFORMED).cast("long")), F.count("*")
     # Spark refuses a query of the column of malformed records alone, so another column is counted too.
     found = requests.agg(count, malformed, F.count("user")).collect()[0]

@@ -34,7 +34,7 @@ class Served:
         versions: Delta versions of the tables that it was trained on.
         sizes: vocabulary size by id column.
         numeric: by numeric feature, mean and standard deviation.
-        quantiles: by feature with `quantiles`, the bounds of its ranges; empty for older packages without them.
+        quantiles: by feature with `quantiles`, the bounds of its ranges.
     """
 
     run_id: str

@@ -27,7 +27,7 @@ def evaluate_package(spark: SparkSession, config: Config) -> dict[str, Any]:
         MamdrError: no such run or package, a damaged package, or examples without ids of `metrics.group`.
     """
     split = config.evaluate.split
-    trained = open_trained(spark, config, config.evaluate.run_id, config.evaluate.package, [split])
+    trained = open_trained(spark, config, config.evaluate.run_id, [split], config.evaluate.package)
     pinned, package = trained.pinned, trained.package
     columns = place_columns({split: trained.share.columns(split)}, trained.device, SingleProcess())[split]
     engine = make_engine(trained.config, pinned, trained.share, trained.device)

@@ -38,12 +38,12 @@ class NetworkOnMixed:
     def __post_init__(self) -> None:
         self.best = EarlyStop(1, self.learner)
 
-    def put_on(self, val: Columns) -> Columns:
+    def set_base_logits(self, val: Columns) -> Columns:
         """Set the mixed model's leave-one-out logits as base logits of training rows; returns `val` with its logits."""
         self.learner.train = self.mixed.with_left_out_logits(self.learner.train)
         return self.mixed.with_base_logits(val)
 
-    def start_alone(self, on_mixed: EarlyStop, val: Columns) -> Columns:
+    def start_without_mixed(self, on_mixed: EarlyStop, val: Columns) -> Columns:
         """Reset the learner to its initial theta_S and remove the base logits; returns `val` without base logits.
 
         Args:
@@ -54,17 +54,17 @@ class NetworkOnMixed:
         self.learner.train = replace(self.learner.train, base_logits=None)
         return replace(val, base_logits=None)
 
-    def choose(self, alone: EarlyStop) -> EarlyStop:
+    def choose(self, without_mixed: EarlyStop) -> EarlyStop:
         """Give the learner the network with the better validation AUC, and return its early stop.
 
         Args:
-            alone: early stop of the network without the mixed model, whose best theta_S the learner has.
+            without_mixed: early stop of the network without the mixed model, whose best theta_S the learner has.
         """
         on_mixed, self.best = self.best, EarlyStop(1, self.learner)  # releases the other one
-        self.is_kept = not alone.best > on_mixed.best
+        self.is_kept = not without_mixed.best > on_mixed.best
         if self.is_kept:
             on_mixed.restore_best()
-        return on_mixed if self.is_kept else alone
+        return on_mixed if self.is_kept else without_mixed
 
     def state_dict(self) -> State:
         """AUC of the mixed model and best theta_S on top of it; the mixed model itself is saved on its own."""
@@ -72,8 +72,6 @@ class NetworkOnMixed:
         return replace(best, same={"auc": torch.tensor(self.auc, dtype=torch.float64), **best.same})
 
     def load_state_dict(self, state: State) -> None:
-        """Restore a state; an empty one is from a version that did not train networks without the mixed model."""
-        if state.is_empty():
-            return
+        """Restore a state."""
         self.best.load_state_dict(state.part("best"))
         self.auc = float(state.tensor(state.same, "auc", torch.tensor(0.0, dtype=torch.float64)))

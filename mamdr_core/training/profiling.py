@@ -58,7 +58,7 @@ class Profiler:
                 self._stop()  # the stage ended before the recording
         recorded, self._recording = self._recording, None
         if recorded is not None:
-            self._write_stage(stage.name + ("-alone" if stage.is_alone else ""), recorded)
+            self._write_stage(stage.name + ("-alone" if stage.without_mixed else ""), recorded)
 
     def after_round(self) -> None:
         """Count a completed round."""

@@ -16,7 +16,7 @@ from mamdr_core.parallel.lending import Lending
 from mamdr_core.parallel.supports import SupportSample
 from mamdr_core.runtime.clock import Clock
 from mamdr_core.shards.arrays import Arrays
-from mamdr_core.training.rounds import deal_rounds, epoch_order
+from mamdr_core.training.rounds import epoch_order, make_rounds
 from mamdr_core.training.stages import Stage
 
 
@@ -52,8 +52,8 @@ class RoundLoader:
                     rows = learner.settings.dr.support_rows
                     learner.supports = SupportSample(self.collective, learner.train, rows, order)
             rank = self.collective.rank
-            dealt = deal_rounds(plan, epoch, learner.train, rank, self.arrays, skipped, order, mixes, lending)
-            for round_ in self._timed(dealt):
+            rounds = make_rounds(plan, epoch, learner.train, rank, self.arrays, skipped, order, mixes, lending)
+            for round_ in self._timed(rounds):
                 yield self._with_rates(round_, stage)
             skipped = 0
 

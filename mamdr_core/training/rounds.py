@@ -35,7 +35,7 @@ def epoch_order(plan: RoundPlan, epoch: int, train: Columns, arrays: Arrays) -> 
     return shuffle_rows(train, derive_seed(plan.seed, epoch, 3), arrays)
 
 
-def deal_rounds(
+def make_rounds(
     plan: RoundPlan,
     epoch: int,
     train: Columns,

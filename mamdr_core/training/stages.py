@@ -17,8 +17,8 @@ class Stage:
         epochs: maximum number of epochs.
         rounds_per_epoch: R.
         validate_every: rounds between two validations.
-        is_alone: whether theta_S is trained again from its initial values, without the mixed model; the count of rounds
-            continues that of the previous stage.
+        without_mixed: whether theta_S is trained again from its initial values, without the mixed model; the count of
+            rounds continues that of the previous stage.
     """
 
     learns_shared: bool
@@ -28,7 +28,7 @@ class Stage:
     rounds_per_epoch: int
     validate_every: int
     patience: int
-    is_alone: bool = False
+    without_mixed: bool = False
 
     @property
     def most_rounds(self) -> int:
@@ -42,14 +42,14 @@ class Stage:
 
 
 def make_stages(
-    settings: TrainSettings, dr: DRSettings, shared: bool, specific: bool, may_be_alone: bool = False
+    settings: TrainSettings, dr: DRSettings, shared: bool, specific: bool, may_drop_mixed: bool = False
 ) -> list[Stage]:
     """The stages of a run.
 
     Args:
         dr: settings of DR, completed by the method.
         shared, specific: whether the method updates theta_S, and theta_i.
-        may_be_alone: whether theta_S may be trained again without the mixed model.
+        may_drop_mixed: whether theta_S may be trained again without the mixed model.
 
     Returns:
         One stage with the schedule `rounds`; with `settled` one for theta_S, if it is trained, and one for theta_i. A
@@ -69,8 +69,8 @@ def make_stages(
                 patience=settings.patience,
             )
         )
-        if may_be_alone:
-            stages.append(replace(stages[0], is_alone=True))
+        if may_drop_mixed:
+            stages.append(replace(stages[0], without_mixed=True))
     if specific and settled:
         stages.append(
             Stage(

@@ -23,7 +23,6 @@ from mamdr_core.training.choices import choose_device
 from mamdr_core.training.own_code import check_served
 from mamdr_core.training.package import Package, load_package
 from mamdr_core.training.package_shapes import check_shapes
-from schemas import SPLITS
 
 
 @dataclass(frozen=True)
@@ -51,15 +50,15 @@ class TrainedRun:
 
 
 def open_trained(
-    spark: SparkSession, config: Config, run_id: str, folder: str = "", splits: Sequence[str] = SPLITS
+    spark: SparkSession, config: Config, run_id: str, splits: Sequence[str], folder: str = ""
 ) -> TrainedRun:
     """Open a run by its id or by the folder of its package.
 
     Args:
         config: configuration of the job, with the lake, device and memory limits.
         run_id: id of the run, see `find_run`; empty: the newest successful run.
-        folder: folder of a package; overrides `run_id`.
         splits: the splits that `TrainedRun.share` can read.
+        folder: folder of a package; overrides `run_id`.
 
     Raises:
         MamdrError: no such run or package, a damaged package, or one of another lake, model or version of the code.

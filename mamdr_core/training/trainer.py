@@ -89,10 +89,10 @@ class Trainer:
         """Create the method's updates of the learner, and the stages in which they run."""
         updates = {"shared": self.method.shared, "specific": self.method.specific}
         self._updates = {name: make(self.learner) for name, make in updates.items() if make}
-        may_be_alone = self.mixed is not None and not self.warm
+        may_drop_mixed = self.mixed is not None and not self.warm
         dr = self.learner.settings.dr
         self.stages = make_stages(
-            self.settings, dr, "shared" in self._updates, "specific" in self._updates, may_be_alone
+            self.settings, dr, "shared" in self._updates, "specific" in self._updates, may_drop_mixed
         )
         of_rank = self.counts_n, self.owned_n, self.collective, self.arrays, self.clock
         self._loader = RoundLoader(self.settings, self.learner, self.method, *of_rank)
@@ -107,13 +107,13 @@ class Trainer:
         at, passes = self.position, 0
         resumed = self._resume()
         epochs = self._epochs(at.rounds)
-        if self.mixed and not (self.stages and self.stages[at.stage].is_alone):
-            self._put_on(self.mixed, fits=not resumed)
+        if self.mixed and not (self.stages and self.stages[at.stage].without_mixed):
+            self._fit_mixed(self.mixed, fits=not resumed)
         while at.stage < len(self.stages):
             stage = self.stages[at.stage]
             if at.done or self._begin(stage):
                 self._train_stage(stage)
-                if stage.is_alone and self.mixed:
+                if stage.without_mixed and self.mixed:
                     self.early_stop = self.mixed.choose(self.early_stop)
                     self._log("the network is kept %s the mixed model", "on" if self.mixed.is_kept else "without")
                 if stage.learns_shared:
@@ -129,7 +129,7 @@ class Trainer:
 
     def _begin(self, stage: Stage) -> bool:
         """Prepare a stage; returns whether to run it."""
-        if stage.is_alone and self.mixed:
+        if stage.without_mixed and self.mixed:
             of_mixed, of_network = self.mixed.auc, self.early_stop.best
             adds_much = of_network > of_mixed + self.mixed.alone_above  # False if one is not a number
             if not adds_much:
@@ -138,7 +138,7 @@ class Trainer:
                 "the network raises the mixed model's AUC from %.4f to %.4f: it is trained again without it",
                 *(of_mixed, of_network),
             )
-            self.val = self.mixed.start_alone(self.early_stop, self.val)
+            self.val = self.mixed.start_without_mixed(self.early_stop, self.val)
         self.early_stop = EarlyStop(stage.patience, self.learner, stage.learns_shared)
         return True
 
@@ -156,7 +156,7 @@ class Trainer:
             elif not at.done:  # a checkpoint from before the first validation has them
                 with self.clock.phase("validate"):
                     self._measure_statistics(stage)
-            if self.mixed and not stage.is_alone:
+            if self.mixed and not stage.without_mixed:
                 self._validate_mixed(stage, self.mixed)
         with self.profiler.stage(stage) if self.profiler else nullcontext():
             mamdr(
@@ -167,14 +167,14 @@ class Trainer:
             )
         self.early_stop.restore_best()
 
-    def _put_on(self, on: NetworkOnMixed, fits: bool) -> None:
+    def _fit_mixed(self, on: NetworkOnMixed, fits: bool) -> None:
         """Fit the mixed model, and use its predictions as base logits of the network."""
         with self.clock.phase("mixed"):
             if fits and self.settings.only_domains:
                 on.mixed.refit(self.learner.train)
             elif fits:
                 on.mixed.fit(self.learner.train)
-            self.val = on.put_on(self.val)
+            self.val = on.set_base_logits(self.val)
 
     def _validate_mixed(self, stage: Stage, on: NetworkOnMixed) -> None:
         """Validate the mixed model with a theta_S of zeros, which is kept if no round is better."""
@@ -214,7 +214,7 @@ class Trainer:
                 raise MamdrError(f"theta_S is not finite after round {at.done}: lower train.inner.lr")
             number = self._rounds_before(stage) + at.done
             stops = self.early_stop.record(measured.mean_auc(), number)
-            is_worse = stage.is_alone and self.mixed and not self.early_stop.best > self.mixed.best.best
+            is_worse = stage.without_mixed and self.mixed and not self.early_stop.best > self.mixed.best.best
             descended = torch.tensor([learner.rows_descended], dtype=torch.float64)
             found = Validation(
                 phase=stage.name,
@@ -247,7 +247,7 @@ class Trainer:
 
     def _rounds_before(self, stage: Stage) -> int:
         """Rounds of the previous stage that the count of this stage continues."""
-        return self.position.rounds if stage.is_alone else 0
+        return self.position.rounds if stage.without_mixed else 0
 
     def _timed(self, name: str) -> Callable[[Round], None]:
         """The method's update of that name, timed as phase `inner`."""

@@ -41,7 +41,7 @@ pytestmark = pytest.mark.slow
 Airflow = Callable[..., subprocess.CompletedProcess[str]]
 T = TypeVar("T")
 
-# Stands in for spark-submit: shows its arguments on stderr and answers as the job contract says.
+# Stands in for spark-submit: shows its arguments on stderr and answers as the job contract requires.
 STUB = """#!/bin/bash
 for argument in "$@"; do echo "argument=<$argument>" >&2; done
 job="$(basename "$1" .py)"

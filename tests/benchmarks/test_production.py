@@ -13,7 +13,7 @@ from mamdr_core.parallel.collective import run_simulated
 from mamdr_core.parallel.lending import Lending
 from mamdr_core.parallel.placement import place_domains
 from mamdr_core.shards.arrays import Arrays
-from mamdr_core.training.rounds import deal_rounds
+from mamdr_core.training.rounds import make_rounds
 from tests.engine.small_models import random_columns
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -82,7 +82,7 @@ def test_the_replay_counts_what_ranks_visit_with_lending(load):
             (torch.from_numpy(owner_n)[columns.ids["domain"].long() - 1] == collective.rank).nonzero()[:, 0]
         )
         lending = Lending(collective, owner_n, 64)
-        rounds = deal_rounds(plan, 0, train, collective.rank, Arrays(), lending=lending)
+        rounds = make_rounds(plan, 0, train, collective.rank, Arrays(), lending=lending)
         visits = [list(round_.visits(train).values()) for round_ in rounds]
         return [(sum(len(v.rows) for v in own), sum(len(v.batches(64)) for v in own), len(own)) for own in visits]
 

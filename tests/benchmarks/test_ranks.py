@@ -22,7 +22,7 @@ from mamdr_core.parallel.placement import place_domains
 from mamdr_core.shards.arrays import Arrays
 from mamdr_core.training.building import make_store
 from mamdr_core.training.evaluation import evaluate_columns
-from mamdr_core.training.rounds import deal_rounds
+from mamdr_core.training.rounds import make_rounds
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SMALL = {
@@ -66,7 +66,7 @@ def one_process(log, config) -> tuple[float, float]:
     update, best = method.shared(learner), (-1.0, -1.0)
     plan = RoundPlan(train.counts.numpy(), settings.rounds_per_epoch, settings.smallest_slice, settings.seed)
     for epoch in range(EPOCHS):
-        for round_ in deal_rounds(plan, epoch, train, 0, Arrays(), mixes=method.mixes):
+        for round_ in make_rounds(plan, epoch, train, 0, Arrays(), mixes=method.mixes):
             update(round_)
             found = [
                 evaluate_columns(engine, learner.shared, {}, log.columns[split]).mean_auc() for split in ("val", "test")

@@ -11,7 +11,7 @@ _MARK = re.compile(r"^ *<!-- (?P<reason>not run: \S.*|run by tests/[\w/]+\.py) -
 
 
 class Block(NamedTuple):
-    """A fenced code block: where it begins, and why its page's script leaves it out, if the line before it says so."""
+    """A fenced code block: where it begins, and the reason for which its page's script omits it, if there is one."""
 
     page: Path
     line: int

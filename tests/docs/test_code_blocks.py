@@ -1,4 +1,4 @@
-"""Every code block of README and docs is run or checked, or says why it cannot be.
+"""Every code block of README and docs is run or checked, or states why it cannot be.
 
 A reason is an HTML comment on the line before the block: `<!-- not run: needs a GPU -->`, or
 `<!-- run by tests/serving/test_files.py -->`.
@@ -53,7 +53,7 @@ def folder(tmp_path, monkeypatch, request):
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.place)
-def test_a_block_is_run_or_says_why_not(block):
+def test_a_block_is_run_or_states_why_not(block):
     runs = block.language in ("python", "yaml") or (block.page.name, block.language) in RUN_ELSEWHERE
     assert runs or block.reason, f"{block.place}: run it in a test, or precede it by <!-- not run: the reason -->"
     for test in re.findall(r"tests/[\w/.]+", block.reason or ""):

@@ -18,7 +18,7 @@ from mamdr_core.learning.joint import JointTraining
 from mamdr_core.learning.learner import Learner
 from mamdr_core.models.structures import build_model
 from mamdr_core.shards.arrays import Arrays
-from mamdr_core.training.rounds import deal_rounds
+from mamdr_core.training.rounds import make_rounds
 from tests.engine.small_models import as_double, random_columns, small_engine, small_inputs, with_base
 
 
@@ -93,7 +93,7 @@ def test_joint_training_makes_the_steps_of_a_plain_program():
     tables = torch.optim.SparseAdam([table.weight for table in plain.tables.values()], lr=lr)
     plan, steps = RoundPlan(columns.counts.numpy(), rounds=3, smallest_slice=1, seed=3), 0
     for epoch in range(2):
-        rounds = list(deal_rounds(plan, epoch, columns, 0, Arrays(), mixes=True))
+        rounds = list(make_rounds(plan, epoch, columns, 0, Arrays(), mixes=True))
         assert sorted(torch.cat([each.shuffled for each in rounds]).tolist()) == list(range(23))
         for each in rounds:
             joint(each)

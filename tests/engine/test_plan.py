@@ -1,4 +1,4 @@
-"""The round plan deals every row once and depends on nothing but sizes, seed and epoch."""
+"""The round plan assigns every row to one round and depends on nothing but sizes, seed and epoch."""
 
 import numpy as np
 import pytest

@@ -54,7 +54,7 @@ def packages(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def toolkit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A CUDA toolkit that tells the version that torch is built for, on a machine without a card."""
+    """A CUDA toolkit of the version that torch is built for, on a machine without a GPU."""
     monkeypatch.setattr(torch.version, "cuda", "12.8")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     return write_toolkit(tmp_path / "cuda", "12.4")

@@ -1,4 +1,4 @@
-"""What set-up says on a machine that lacks something: one sentence for each thing."""
+"""Set-up on a machine that lacks something prints one sentence for each missing thing."""
 
 import os
 import shutil

@@ -53,7 +53,7 @@ def run_script(folder: Path, command: str, text: str) -> subprocess.CompletedPro
 
 
 @pytest.mark.parametrize("command", ["spark-submit", "python"])
-def test_delta_works_without_activation_from_any_folder_and_says_nothing_else(tmp_path: Path, command: str) -> None:
+def test_delta_works_without_activation_from_any_folder_and_prints_nothing_else(tmp_path: Path, command: str) -> None:
     done = run_script(tmp_path, command, SCRIPT)
     assert done.returncode == 0, done.stderr
     # From the package, compiled once, and not from Spark's archive of sources.

@@ -175,8 +175,17 @@ def test_sigterm_stops_a_comparison_in_its_current_trial(spark, config, first, m
     assert "--resume" not in run["error"]
 
 
-def test_unknown_names_are_reported_before_data_are_read(spark, config, tmp_path):
-    wrong = with_values(config, {"compare.methods": ["joint", "mamdrr"], "lake.root": str(tmp_path / "none")})
-    with pytest.raises(MamdrError, match="unknown method mamdrr; known: joint, alternate"):
-        compare_methods(spark, wrong)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"compare.methods": ["joint", "mamdrr"]}, "unknown method mamdrr; known: joint, alternate"),
+        (
+            {"compare.methods": ["joint", "mamdr"], "train.refit_last_layer": True},
+            r"train\.refit_last_layer is for methods without theta_i, and train\.method is mamdr",
+        ),
+    ],
+)
+def test_configuration_errors_are_reported_before_data_are_read(spark, config, tmp_path, changes, message):
+    with pytest.raises(MamdrError, match=message):
+        compare_methods(spark, with_values(config, {"lake.root": str(tmp_path / "none"), **changes}))
     assert not (tmp_path / "none").exists()

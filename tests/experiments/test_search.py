@@ -6,6 +6,7 @@ import pytest
 
 from mamdr_core.config.job_config import load_config, with_values
 from mamdr_core.experiments.search import search_points
+from mamdr_core.experiments.sweep import check_sweep
 from mamdr_core.runtime.errors import MamdrError
 
 
@@ -81,3 +82,16 @@ def test_a_mistake_is_named(override, message):
     with pytest.raises(MamdrError) as error:
         load_config(overrides=[override])
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ("{train.refit_last_layer: {choices: [false, true]}}", r"refit_last_layer is for methods without theta_i"),
+        ("{train.dr.k: {choices: [1, 2]}, model.dropout: {low: 0.0, high: 1.5}}", r"dropout must be .*1\.5"),
+    ],
+)
+def test_all_choices_and_bounds_of_a_space_are_checked_before_the_search(space, message):
+    config = load_config(overrides=["sweep.trials=2", f"sweep.space={space}"])
+    with pytest.raises(MamdrError, match=message):
+        check_sweep(config, ("joint", "mamdr"))

@@ -123,6 +123,10 @@ def test_a_search_measures_its_best_over_the_seeds_and_resumes(spark, experiment
         ({"sweep.trials": 2, "sweep.space": {"train.dr.kk": {"low": 1, "high": 2}}}, "unknown config key train.dr.kk"),
         ({"sweep.trials": 2}, "sweep.trials needs sweep.space"),
         ({"sweep.trials": 2, "sweep.method_space": {"dn": {}}}, "dn is not in sweep.methods: mamdr"),
+        (
+            {"sweep.grid": {"train.refit_last_layer": [False, True]}},
+            "train.refit_last_layer is for methods without theta_i, and train.method is mamdr",
+        ),
     ],
 )
 def test_configuration_errors_are_reported_before_data_are_read(spark, experiment_config, tmp_path, changes, message):

@@ -1,10 +1,14 @@
 """Which trials a configuration selects, and configuration errors that are found before data are read."""
 
+from pathlib import Path
+
 import pytest
 
 from mamdr_core.config.job_config import load_config
 from mamdr_core.experiments.trials import compared_pairs, make_trial
 from mamdr_core.runtime.errors import MamdrError
+
+PACKAGE = Path(__file__).parents[1] / "plugin_package"
 
 
 def test_pairs_are_models_by_methods_or_those_given():
@@ -13,19 +17,31 @@ def test_pairs_are_models_by_methods_or_those_given():
     assert compared_pairs(config) == [("mlp", "dn"), ("mlp", "joint")]
 
 
-def test_options_apply_only_to_the_configured_structure_and_method():
+def test_options_apply_only_to_the_configured_structure_and_method(monkeypatch):
+    monkeypatch.syspath_prepend(PACKAGE)
+    model, method = "click_models.residual:Residual", "click_models.largest_first:method"
     own = load_config(
-        None, ["model.name=a.b:C", "model.options.scale=2", "train.method=a.b:m", "train.options.rounds=1"]
+        None,
+        [f"model.name={model}", "model.options.scale=2", f"train.method={method}", "train.options.random_rounds=1"],
     )
-    trial = make_trial(own, ("a.b:C", "joint"), 0, {}, {}).config
+    trial = make_trial(own, (model, "joint"), 0, {}, {}).config
     assert (trial.model.options, trial.train.options) == ({"scale": 2}, {})
-    trial = make_trial(own, ("mlp", "a.b:m"), 0, {}, {}).config
-    assert (trial.model.options, trial.train.options) == ({}, {"rounds": 1})
+    trial = make_trial(own, ("mlp", method), 0, {}, {}).config
+    assert (trial.model.options, trial.train.options) == ({}, {"random_rounds": 1})
 
 
 def test_dry_runs_are_rejected():
     with pytest.raises(MamdrError, match=r"train\.dry_run works only in train_mamdr"):
         make_trial(load_config(overrides=["train.dry_run=true"]), ("mlp", "dn"), 0, {}, {})
+
+
+def test_settings_that_the_method_does_not_support_are_rejected():
+    config = load_config(overrides=["train.only_domains=[d0]", "train.warm_start=r1"])
+    assert make_trial(config, ("mlp", "mamdr"), 0, {}, {}).config.train.only_domains == ("d0",)
+    with pytest.raises(MamdrError, match=r"train\.only_domains trains only theta_i, and train\.method dn has none"):
+        make_trial(config, ("mlp", "dn"), 0, {}, {})
+    with pytest.raises(MamdrError, match=r"train\.refit_last_layer is for methods without theta_i"):
+        make_trial(load_config(), ("mlp", "mamdr"), 0, {}, {"mamdr": {"train.refit_last_layer": True}})
 
 
 def test_overrides_of_pairs_precede_those_of_methods_and_models():

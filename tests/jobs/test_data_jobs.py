@@ -56,7 +56,7 @@ def test_the_demo_goes_from_synthetic_logs_to_statistics(spark, run_in_session, 
     assert lake.read("examples").where("true_probability IS NULL").count() == 0
     assert spark.table("demo_of_a_test.examples").count() == 2000
     assert {path.name for path in (tmp_path / "warehouse").iterdir()} == results["maintain_lake"]["tables"].keys()
-    create_views(spark, lake)
+    create_views(lake)
     assert spark.sql("SELECT sum(rows) FROM domain_stats").first()[0] == 2000
     for view in spark.catalog.listTables():
         spark.catalog.dropTempView(view.name)

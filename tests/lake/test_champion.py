@@ -22,31 +22,31 @@ def lake(spark, lake_root):
     return Lake(spark, lake_root)
 
 
-def promote(spark, lake, *rows):
+def promote(lake, *rows):
     """Rows of promotions from (number, run_id, ds)."""
     filled = [(number, run_id, None, "promote", ds, False, NOW) for number, run_id, ds in rows]
-    lake.append("promotions", spark.createDataFrame(filled, spark_schema(TABLES["promotions"])))
+    lake.append("promotions", lake.spark.createDataFrame(filled, spark_schema(TABLES["promotions"])))
 
 
-def test_the_champion_is_the_run_of_the_greatest_number_of_whatever_day(spark, lake):
-    promote(spark, lake, (2, "second", DAYS[2]), (3, "third", DAYS[1]), (1, "first", DAYS[0]))
+def test_the_champion_is_the_run_of_the_greatest_number_of_whatever_day(lake):
+    promote(lake, (2, "second", DAYS[2]), (3, "third", DAYS[1]), (1, "first", DAYS[0]))
     assert find_champion(lake).run_id == "third"
     assert resolve_run(lake, "champion") == "third"
     assert resolve_run(lake, "first") == "first"
 
 
-def test_before_a_day_the_champion_is_the_last_one_of_an_earlier_day(spark, lake):
-    promote(spark, lake, (1, "a", DAYS[0]), (2, "b", DAYS[1]), (3, "c", DAYS[2]), (4, "no day", None))
+def test_before_a_day_the_champion_is_the_last_one_of_an_earlier_day(lake):
+    promote(lake, (1, "a", DAYS[0]), (2, "b", DAYS[1]), (3, "c", DAYS[2]), (4, "no day", None))
     assert find_champion(lake, DAYS[2]).run_id == "b"
     assert find_champion(lake, DAYS[3]).run_id == "c"
     assert find_champion(lake, DAYS[0]) is None
     assert resolve_run(lake, f"champion@{DAYS[1]}") == "b"
-    promote(spark, lake, (5, "a", DAYS[0]))
+    promote(lake, (5, "a", DAYS[0]))
     assert find_champion(lake, DAYS[3]).run_id == "a"
 
 
 def test_the_champion_is_found_with_its_package_in_a_copied_lake(spark, lake):
-    promote(spark, lake, (1, "first", DAYS[0]))
+    promote(lake, (1, "first", DAYS[0]))
     run = {
         "run_id": "first", "method": "joint", "model": "mlp", "config": "{}", "input_versions": {}, "status": "ok",
         "started_at": NOW, "package": "/the/lake/before/packages/first",

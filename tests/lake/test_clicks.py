@@ -1,4 +1,4 @@
-"""Raw rows are parsed, judged by the declared rules, and divided into clicks and rejected rows."""
+"""Raw rows are parsed, checked by the declared rules, and divided into clicks and rejected rows."""
 
 import json
 from datetime import UTC, date, datetime
@@ -8,7 +8,7 @@ from pyspark.sql import functions as F
 
 from mamdr_core.config.features import Feature
 from mamdr_core.config.lake import InputColumns, InputSettings
-from mamdr_core.lake.ingest.clicks import find_undeclared, judge_rows, parse_rows, select_clicks, select_rejected
+from mamdr_core.lake.ingest.clicks import apply_rules, find_undeclared, parse_rows, select_clicks, select_rejected
 from mamdr_core.lake.ingest.rules import rules_for
 from mamdr_core.runtime.errors import MamdrError
 
@@ -22,11 +22,11 @@ LOAD = 5
 
 def judge(spark, path, columns=COLUMNS, features=(), **settings):
     parsed = parse_rows(spark.read.parquet(path), columns, features)
-    return judge_rows(parsed, rules_for(InputSettings(columns=columns, **settings), features, NOW))
+    return apply_rules(parsed, rules_for(InputSettings(columns=columns, **settings), features, NOW))
 
 
-def rejections(judged):
-    return select_rejected(judged, LOAD, "raw").collect()
+def rejections(checked):
+    return select_rejected(checked, LOAD, "raw").collect()
 
 
 FAULTS = [
@@ -52,14 +52,14 @@ FAULTS = [
 
 
 def test_a_faulty_row_is_rejected_under_the_first_rule_that_it_fails(spark, make_log):
-    judged = judge(spark, make_log([*(row for row, _ in FAULTS), ("u9", "i9", "d9", "1", TIME)]))
-    rejected = rejections(judged)
+    checked = judge(spark, make_log([*(row for row, _ in FAULTS), ("u9", "i9", "d9", "1", TIME)]))
+    rejected = rejections(checked)
     found = {tuple(json.loads(row["row"]).values()): row["rule"] for row in rejected}
     assert found == dict(FAULTS)
     assert {(row["load"], row["source"], row["source_file"].endswith(".parquet")) for row in rejected} == {
         (LOAD, "raw", True)
     }
-    assert [(row["user"], row["load"]) for row in select_clicks(judged, LOAD).collect()] == [("u9", LOAD)]
+    assert [(row["user"], row["load"]) for row in select_clicks(checked, LOAD).collect()] == [("u9", LOAD)]
 
 
 def test_a_row_whose_time_cannot_be_has_no_day_and_another_keeps_its_own(spark, make_log):
@@ -93,9 +93,9 @@ def test_a_numeric_feature_is_held_to_its_range_and_null_passes(spark, tmp_path)
     values = "array(-0.5D, 0D, 100D, 100.5D, double('NaN'), double('inf'), null)"
     spark.sql(f"SELECT {columns}, explode({values}) age").coalesce(1).write.parquet(path)
     closed = Feature(name="age", kind="numeric", minimum=0, maximum=100.0)
-    judged = judge(spark, path, features=[closed])
-    assert {row["age"] for row in select_clicks(judged, LOAD).collect()} == {0.0, 100.0, None}
-    assert [row["rule"] for row in rejections(judged)] == ["age_in_range"] * 4
+    checked = judge(spark, path, features=[closed])
+    assert {row["age"] for row in select_clicks(checked, LOAD).collect()} == {0.0, 100.0, None}
+    assert [row["rule"] for row in rejections(checked)] == ["age_in_range"] * 4
     half_open = judge(spark, path, features=[Feature(name="age", kind="numeric", minimum=0)])
     assert len(rejections(half_open)) == 2, "-0.5 and NaN"
     assert rejections(judge(spark, path, features=[Feature(name="age", kind="numeric")])) == []
@@ -107,13 +107,13 @@ def test_text_that_is_no_number_is_rejected_and_blank_text_is_null(spark, tmp_pa
     values = "array('47,22', '1,234.50', 'N/A', ' ', '', ' 7e1', null)"
     spark.sql(f"SELECT {columns}, explode({values}) age, '1' size").coalesce(1).write.parquet(path)
     features = [Feature(name="size", kind="numeric"), Feature(name="age", kind="numeric", minimum=0)]
-    judged = judge(spark, path, features=features)
-    assert [(row["age"], row["label"]) for row in select_clicks(judged, LOAD).collect()] == [
+    checked = judge(spark, path, features=features)
+    assert [(row["age"], row["label"]) for row in select_clicks(checked, LOAD).collect()] == [
         *[(None, 1)] * 2,
         (70.0, 1),
         (None, 1),
     ]
-    assert [row["rule"] for row in rejections(judged)] == ["age_readable"] * 3
+    assert [row["rule"] for row in rejections(checked)] == ["age_readable"] * 3
     lenient = [Feature(name="age", kind="numeric", expression="try_cast(age as double)")]
     assert rejections(judge(spark, path, features=lenient)) == []
 
@@ -153,9 +153,9 @@ def test_a_label_may_be_a_number_or_a_boolean(spark, make_log):
 
 def test_a_label_expression_is_evaluated(spark, make_log):
     path = make_log([("u", "i", "d", "5", TIME), ("u", "j", "d", "3", TIME), ("u", "k", "d", "bad", TIME)])
-    judged = judge(spark, path, InputColumns(label="label >= 4", event_time="timestamp(ts)"))
-    assert {row["item"]: row["label"] for row in select_clicks(judged, LOAD).collect()} == {"i": 1, "j": 0}
-    assert [row["rule"] for row in rejections(judged)] == ["label_present"]
+    checked = judge(spark, path, InputColumns(label="label >= 4", event_time="timestamp(ts)"))
+    assert {row["item"]: row["label"] for row in select_clicks(checked, LOAD).collect()} == {"i": 1, "j": 0}
+    assert [row["rule"] for row in rejections(checked)] == ["label_present"]
 
 
 def test_without_a_label_every_row_is_a_click(spark, make_log):
@@ -179,5 +179,5 @@ def test_a_row_is_filed_under_its_day_or_the_declared_one(spark, make_log):
 
 def test_every_row_is_in_one_of_the_two(spark, make_log):
     rows = [(None if n % 7 == 0 else f"u{n % 5}", f"i{n % 3}", "d", str(n % 4), TIME) for n in range(200)]
-    judged = judge(spark, make_log(rows))
-    assert select_clicks(judged, LOAD).count() + len(rejections(judged)) == 200
+    checked = judge(spark, make_log(rows))
+    assert select_clicks(checked, LOAD).count() + len(rejections(checked)) == 200

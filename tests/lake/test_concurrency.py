@@ -1,4 +1,4 @@
-"""Jobs that meet: what docs/concurrency.md says becomes of the tables."""
+"""Concurrent jobs leave the tables as docs/concurrency.md describes."""
 
 import threading
 from collections import Counter
@@ -48,7 +48,7 @@ def users_in(root):
     return sorted(row["user"] for row in rows_of(root, "clicks"))
 
 
-def test_two_ingests_of_different_days_do_not_meet(spark, make_log, make_config, lake_root, monkeypatch):
+def test_two_ingests_of_different_days_do_not_conflict(spark, make_log, make_config, lake_root, monkeypatch):
     configs = [make_config(make_log(log_of(f"2026-01-0{n}", f"a{n}", f"b{n}"), f"raw{n}")) for n in (1, 2)]
     meeting(monkeypatch, ingest_module, "publish")
     figures = at_once(spark, ingest_clicks, *configs)

@@ -1,4 +1,4 @@
-"""forget_users leaves no row of a user in any table, whenever it is killed, and says what still holds them."""
+"""forget_users leaves no row of a user in any table, whenever it is killed, and reports what still holds them."""
 
 import shutil
 from dataclasses import replace

@@ -83,7 +83,7 @@ class Log:
 
 
 def assert_counted(lake):
-    """The last build has left the right counts: by split, shard, domain, and the days that a window may tell apart."""
+    """The last build has recorded the right counts: by split, shard, domain, and days that a window may separate."""
     window = window_at(lake, lake.version("examples"))
     first = min(filter(None, (window.first, window.val_from)), default=date.max)
     rows, positives = Counter(), Counter()

@@ -1,4 +1,4 @@
-"""A load keeps every row once, tells what it brought, and writes nothing where it cannot be right."""
+"""A load keeps every row once, reports its counts, and writes nothing if it cannot be right."""
 
 import logging
 from datetime import date

@@ -64,7 +64,7 @@ def test_keep_runs_keeps_the_newest_and_removes_the_packages_of_old_ones(spark, 
     assert kept == [False, True, True, True]  # run1 began less than two weeks ago
 
 
-def test_runs_that_have_served_keep_their_inputs_beside_the_newest(spark, lake_root, make_config):
+def test_runs_that_have_served_keep_their_inputs_as_do_the_newest(spark, lake_root, make_config):
     lake = Lake(spark, lake_root)
     record(lake, *((f"run{n}", "ok", 9 - n, {"examples": n}) for n in range(6)))
     table, now = TABLES["promotions"], datetime.now(UTC)

@@ -1,17 +1,13 @@
 """A load replaces its own rows, or whole days where that is asked for, and leaves all others alone."""
 
-import shutil
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from mamdr_core.config.job_config import with_values
-from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.ingest.arrivals import ingest_arrived
 from mamdr_core.lake.ingest.job import ingest_clicks
 from mamdr_core.lake.ingest.loads import identify_load
-from mamdr_core.lake.ingest.restore import count_restorable
 from mamdr_core.runtime.errors import MamdrError
 from tests.lake.stored import rows_of, sorted_rows, stored
 
@@ -51,58 +47,20 @@ def test_late_rows_are_added_to_their_day_and_reruns_change_nothing(spark, make_
     assert [sorted_rows(stored(lake_root, name)) for name in tables] == before
 
 
-def test_a_corrected_source_also_replaces_rows_of_days_that_it_no_longer_has(
-    spark, make_log, make_config, lake_root, caplog
-):
-    """What only a rejected row of another load holds then is filed; older rows of that kind are reported."""
+def test_a_corrected_source_also_replaces_rows_of_days_that_it_no_longer_has(spark, make_log, make_config, lake_root):
+    """An event that only a rejected row of another load has then is restored."""
     ingest_clicks(spark, make_config(make_log([*rows(DAY_1, ["a"]), *rows(DAY_2, ["b"]), ("x", "i", "d", "7", "?")])))
     other = make_config(make_log([*rows(DAY_1, ["a"]), *rows(DAY_2, ["b", "o"])], "other"))
     assert ingest_clicks(spark, other)["rejected_by_rule"] == {"new_event": 2}
     corrected = make_log(rows(DAY_2, ["b", "c"]))
     with pytest.raises(MamdrError, match=r"1 days that this path had before are missing, .*removed: 2026-01-01 1"):
         ingest_clicks(spark, make_config(corrected))
-    older = shutil.copytree(lake_root, f"{lake_root} of an earlier version")
     expected = [("a", DAY_1), ("b", DAY_2), ("c", DAY_2), ("o", DAY_2)]
     with_loss = make_config(f"{corrected}/", quality={"max_vanished_days": 1})
     figures = ingest_clicks(spark, with_loss)
     assert clicks_of(lake_root) == expected
     assert rejected_of(lake_root) == {"new_event": 1}
     assert (figures["restored"], figures["restorable"]) == (1, 0)
-    lake, root = Lake(spark, older), {"lake.root": older}
-    path = lake.path("clicks_rejected")  # as an earlier version of this project left it
-    spark.sql(f"ALTER TABLE delta.`{path}` SET TBLPROPERTIES ('delta.dataSkippingStatsColumns' = 'load')")
-    old = spark.read.format("delta").load(path).drop("known_load", "known_ds", "click")
-    old.write.format("delta").mode("overwrite").option("overwriteSchema", "true").save(path)
-    loads = f"ALTER TABLE delta.`{lake.path('loads')}`"
-    spark.sql(f"{loads} DROP CONSTRAINT status_known")
-    spark.sql(f"{loads} ADD CONSTRAINT status_known CHECK (status IN ('published', 'stopped'))")
-    figures = ingest_clicks(spark, with_values(with_loss, root))
-    assert clicks_of(older) == [user for user in expected if user[0] != "a"]
-    assert (figures["restored"], figures["restorable"]) == (0, 1)
-    assert f"load these again: {other.input.path} (1 events)" in caplog.text
-    assert "an earlier version of this project" not in caplog.text
-    statuses = Counter(row["status"] for row in rows_of(older, "loads"))
-    assert statuses == {"published": 3, "stopped": 1, "replacing": 1}
-    assert_unknown_rows_are_reported(spark, lake, identify_load(spark, corrected), other.input.path, caplog)
-    assert ingest_clicks(spark, with_values(other, root))["rejected_by_rule"] == {"new_event": 1}
-    assert clicks_of(older) == expected
-
-
-def assert_unknown_rows_are_reported(spark, lake, load, source, caplog):
-    """Of rows that do not note their event, and of a run that did not end, nobody can tell what went with it."""
-    after = lake.version("clicks")
-    unknown = f"without recording the click; to have them in clicks, load these again: {source} (2 rows)"
-    assert count_restorable(lake, load, (after, after)) == 0
-    assert unknown not in caplog.text
-    assert count_restorable(lake, load, (after, after), is_uncertain=True) == 0
-    assert caplog.text.count(unknown) == 1
-    older = lake.read("clicks_rejected").drop("event")
-    path = lake.path("clicks_rejected")
-    older.write.format("delta").mode("overwrite").option("overwriteSchema", "true").save(path)
-    assert count_restorable(lake, load, (after, after)) == 0
-    assert caplog.text.count(unknown) == 1, "nothing is gone"
-    assert count_restorable(lake, load, (after - 1, after)) == 0
-    assert caplog.text.count(unknown) == 2
 
 
 def test_files_that_arrive_are_loaded_once(spark, make_log, make_config, lake_root, tmp_path):
@@ -147,10 +105,3 @@ def test_a_source_is_one_load_however_its_path_is_written(spark, tmp_path: Path)
     assert identify_load(spark, f"{tmp_path}/raw2").id != identify_load(spark, paths[0]).id
     strange = f"{tmp_path}/'; DROP TABLE clicks"
     assert identify_load(spark, strange).source == strange
-
-
-def test_a_lake_of_an_earlier_version_is_refused(spark, make_log, make_config, lake_root, make_clicks):
-    old = make_clicks([("u", "i", "d")]).drop("load")
-    old.write.format("delta").save(f"{lake_root}/clicks")
-    with pytest.raises(MamdrError, match=r"has no column load: name a new lake.root and ingest again"):
-        ingest_clicks(spark, make_config(make_log(rows(DAY_1, ["a"]))))

@@ -30,7 +30,7 @@ def test_a_lake_whose_path_is_strange_is_a_lake(spark, make_log, make_config, tm
     config = make_config(make_log([("u", "i", "d", "1", "2026-01-01 10:00:00")]), lake={"root": root})
     ingest_clicks(spark, config)
     assert maintain_lake(spark, config)["tables"].keys() >= {"clicks", "loads"}
-    create_views(spark, Lake(spark, root))
+    create_views(Lake(spark, root))
     assert spark.sql("SELECT count(*) AS rows FROM clicks").first()["rows"] == 1
 
 

@@ -38,7 +38,7 @@ def test_a_ratio_is_positives_per_negative(ratio, negatives):
     assert plan_domains([counted(ratio)])[0].negatives == negatives
 
 
-def test_a_domain_that_cannot_give_enough_says_how_many_are_missing():
+def test_a_domain_that_cannot_give_enough_states_how_many_are_missing():
     plan = plan_domains([counted(0.25, rows=3, users=3, items=2)])[0]
     assert (plan.negatives, plan.missing, plan.rows) == (3, 9, 6)
 

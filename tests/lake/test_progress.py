@@ -27,7 +27,7 @@ def slow_rows(spark, tasks, seconds):
     return spark.range(0, 100 * tasks, 1, tasks).mapInArrow(wait, "id long")
 
 
-def test_a_long_write_tells_tasks_rows_rate_and_time_left(spark, lines, monkeypatch, tmp_path):
+def test_a_long_write_logs_tasks_rows_rate_and_remaining_time(spark, lines, monkeypatch, tmp_path):
     monkeypatch.setattr(module, "EVERY", 0.2)
     with progress(spark, "numbers"):
         slow_rows(spark, 9, 0.5).write.parquet(str(tmp_path / "numbers"))

@@ -8,8 +8,8 @@ import pytest
 from mamdr_core.config.lake import QualitySettings
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.ingest.job import ingest_clicks
+from mamdr_core.lake.ingest.load_counts import LoadCounts
 from mamdr_core.lake.ingest.quality import failed_checks
-from mamdr_core.lake.ingest.tally import Tally
 from mamdr_core.runtime.errors import MamdrError
 
 DAY = date(2026, 1, 8)
@@ -18,14 +18,14 @@ WEEK_BEFORE = {DAY - timedelta(days=n): 100 for n in range(1, 8)}
 
 def check(valid=None, rejected=None, clicks=0, others=(), shared_days=True, vanished=(), has_label=True, **settings):
     """The failed checks of valid rows by day and rejected rows by rule."""
-    tally = Tally()
+    counts = LoadCounts()
     for day, rows in ({DAY: 100} if valid is None else valid).items():
-        tally.add((day, None), rows)
+        counts.add((day, None), rows)
     for rule, rows in (rejected or {}).items():
-        tally.add((DAY, rule), rows)
-    tally.clicks = clicks
+        counts.add((DAY, rule), rows)
+    counts.clicks = clicks
     limits = QualitySettings(**settings)
-    return failed_checks(tally, limits, has_label, dict(others), shared_days, dict(vanished), lambda: "; a time")
+    return failed_checks(counts, limits, has_label, dict(others), shared_days, dict(vanished), lambda: "; a time")
 
 
 def test_an_ordinary_day_passes():

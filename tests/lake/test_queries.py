@@ -15,8 +15,8 @@ import torch
 from mamdr_core.config.engine import MetricsSettings
 from mamdr_core.engine.metrics import DetailedMetrics, DomainMetrics
 from mamdr_core.lake.core.tables import Lake
+from mamdr_core.lake.ingest.load_counts import LoadCounts
 from mamdr_core.lake.ingest.loads import Load, record_load
-from mamdr_core.lake.ingest.tally import Tally
 from mamdr_core.lake.stats import domain_stats
 from mamdr_core.lake.views import VIEWS, create_views, view_statements
 from mamdr_core.runtime.errors import MamdrError
@@ -73,14 +73,14 @@ def metrics(aucs):
 
 def record_loads(lake):
     """The load of CLICKS and REJECTED, stopped at first, and published when it was run again."""
-    tally = Tally()
+    counts = LoadCounts()
     for ds, _, rows, clicks in CLICKS:
-        tally.add((date.fromisoformat(ds), None), rows, clicks)
+        counts.add((date.fromisoformat(ds), None), rows, clicks)
     for ds, rule, rows in REJECTED:
-        tally.add((date.fromisoformat(ds) if ds else None, rule), rows)
+        counts.add((date.fromisoformat(ds) if ds else None, rule), rows)
     load = Load(7, "raw")
-    record_load(lake, load, tally, datetime(2026, 1, 5, 3, tzinfo=UTC), reason="too few rows")
-    record_load(lake, load, tally, datetime(2026, 1, 5, 4, tzinfo=UTC), clicks_version=1)
+    record_load(lake, load, counts, datetime(2026, 1, 5, 3, tzinfo=UTC), reason="too few rows")
+    record_load(lake, load, counts, datetime(2026, 1, 5, 4, tzinfo=UTC), clicks_version=1)
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def lake(spark, trained_config, tmp_path_factory):
 @pytest.fixture(scope="module")
 def ask(spark, lake):
     """The rows that answer a question of the docs, under ANSI SQL as in spark-sql; each is asked once."""
-    create_views(spark, lake)
+    create_views(lake)
     spark.conf.set("spark.sql.ansi.enabled", "true")
     yield cache(lambda question: [row.asDict() for row in spark.sql(QUERIES[question]).collect()])
     spark.conf.set("spark.sql.ansi.enabled", "false")
@@ -256,7 +256,7 @@ def test_views_whose_tables_are_missing_are_left_out(spark, lake_root, make_clic
     lake.append("clicks", make_clicks([("u", "i", "d")]))
     lake.create(feature_vocabulary("city"))
     session = spark.newSession()
-    create_views(session, lake)
+    create_views(Lake(session, lake.root))
     assert {table.name for table in session.catalog.listTables()} == {"clicks", "vocabulary_city"}
     assert session.table("clicks").count() == 1
 

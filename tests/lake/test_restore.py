@@ -1,4 +1,4 @@
-"""An event that a corrected load no longer brings comes from another load's rejected row, as if it always had."""
+"""An event that a corrected load no longer contains is restored from another load's rejected row."""
 
 import json
 import random
@@ -107,7 +107,7 @@ def killed_in(monkeypatch, number, job, *given, write="change", **keys):
 def test_a_load_that_takes_the_days_of_a_killed_correction_completes_it(spark, ingest, found, lake_root, monkeypatch):
     ingest("a", [1, 2])
     ingest("b", [1, 3])
-    killed_in(monkeypatch, 1, ingest, "a", [2])  # published without the second day; u1 is not given back to b
+    killed_in(monkeypatch, 1, ingest, "a", [2])  # published without the second day; u1 is not restored for b
     assert ingest("c", [5], input={"replace": "days"})["restored"] == 1  # takes the third day, all that a still holds
     lake = Lake(spark, lake_root)
     assert found(lake)[0] == {"u1": "b", "u3": "b", "u5": "c"}

@@ -120,7 +120,7 @@ def test_a_root_that_is_a_file_is_refused(spark, tmp_path: Path):
         Lake(spark, str(tmp_path / "lake"))
 
 
-def test_an_existing_lake_is_opened_again_beside_other_folders(spark, lake_root, make_clicks):
+def test_an_existing_lake_with_other_folders_is_opened_again(spark, lake_root, make_clicks):
     Lake(spark, lake_root).append("clicks", make_clicks([("u", "i", "d")]))
     (Path(lake_root) / "packages").mkdir()
     assert Lake(spark, lake_root).exists("clicks")

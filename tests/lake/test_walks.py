@@ -9,7 +9,7 @@ from mamdr_core.lake.examples.walks import prime_steps, walk
 
 
 @pytest.mark.slow
-def test_a_walk_meets_every_number_once_and_a_short_one_is_its_beginning(spark):
+def test_a_walk_visits_every_number_once_and_a_short_one_is_its_beginning(spark):
     sizes = spark.range(1, 200).select(F.col("id").alias("size"), F.xxhash64("id").alias("who"))
     size = F.col("size")
     whole, short = (walk(3, F.col("who"), size=size, length=length) for length in (size, F.ceil(size / 3)))

@@ -102,14 +102,11 @@ def test_a_run_with_a_parent_keeps_its_directions(planted, monkeypatch):
     assert torch.equal(child.design.items.shift_D, parent.design.items.shift_D)
 
 
-def test_an_older_state_without_directions_has_elementwise_products(planted):
+def test_a_new_design_has_elementwise_products(planted):
     _, tables, frozen, _ = planted
     tables = [replace(table, width=4) for table in tables]
     frozen = {name: vectors[:, :4] for name, vectors in frozen.items()}
     design = Design(tables, frozen, 0, factors=16)
-    state = design.state_dict()
-    old = replace(state, same={name: state.same[name] for name in ("mean", "scale")})
-    design.load_state_dict(old)
     vectors = {name: each[1:4] for name, each in frozen.items()}
     expected = vectors["user_vector"] * vectors["item_vector"]
     assert torch.equal(design.join(vectors, torch.zeros(3, 0))[:, 1:5], expected)

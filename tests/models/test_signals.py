@@ -72,12 +72,12 @@ def interaction():
 
 
 @pytest.mark.parametrize("name", ["deepfm", "neurfm", "autoint", "dcnv2", "masknet"])
-def test_pairs_of_users_and_items_never_seen_are_told_by_their_product(name):
+def test_unseen_pairs_of_users_and_items_are_predicted_by_their_product(name):
     assert auc_after(settings(name), interaction()) > 0.95
 
 
 @pytest.mark.parametrize("name", ["mlp", "wdl"])
-def test_a_linear_model_of_the_same_inputs_cannot_tell_them(name):
+def test_a_linear_model_of_the_same_inputs_cannot_predict_them(name):
     assert auc_after(settings(name), interaction()) < 0.6
 
 

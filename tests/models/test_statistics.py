@@ -136,7 +136,7 @@ class Unobserved(MLP):
 
 
 class Narrow(Unobserved):
-    """It says that it normalises two numbers."""
+    """It declares that it normalises two numbers."""
 
     def observe(self, fields):
         return {"norm": fields["user"][:, :2]}

@@ -51,7 +51,7 @@ def test_any_declared_features_give_logits_and_gradients_of_all_parameters(name,
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
-def test_a_row_is_scored_alike_whatever_stands_beside_it(name):
+def test_the_score_of_a_row_does_not_depend_on_other_rows(name):
     settings = small_settings(name)
     inputs = small_inputs(settings, domains=3)
     model, fields = build_model(settings, inputs), random_fields(inputs, 6)

@@ -28,17 +28,17 @@ GUIDE = (Path(__file__).parents[2] / "docs/operations.md").read_text()
 QUERIES = re.findall(r"```sql\n(.*?)```", GUIDE, re.DOTALL)
 
 
-def promote(spark, lake, number, run_id, day):
+def promote(lake, number, run_id, day):
     """Promote a run without the gate."""
     row = (number, run_id, None, "promote", day, True, datetime.now(UTC))
-    lake.append("promotions", local_frame(spark, [row], spark_schema(TABLES["promotions"])))
+    lake.append("promotions", local_frame(lake.spark, [row], spark_schema(TABLES["promotions"])))
 
 
 @pytest.fixture(scope="module")
 def decided(spark, two_days):
     """Decisions about the run of the first day, and about that of the second day with the first as champion."""
     first = decide(spark, two_days.gate(0))
-    promote(spark, two_days.lake, 1, two_days.ids[0], date(2026, 1, 1))
+    promote(two_days.lake, 1, two_days.ids[0], date(2026, 1, 1))
     return first, decide(spark, two_days.gate(1))
 
 
@@ -80,7 +80,7 @@ def test_a_champion_with_unknown_ids_is_compared_on_the_same_rows(two_days, deci
 
 
 def test_a_champion_on_its_own_rows_has_the_figures_of_its_training(spark, two_days):
-    trained = open_trained(spark, two_days.configs[0], two_days.ids[0])
+    trained = open_trained(spark, two_days.configs[0], two_days.ids[0], ["test"])
     own, other = open_challenger(trained), open_champion(trained, two_days.configs[0], two_days.ids[0])
     measured = measure(own, other, np.arange(len(own.columns)) % 2 == 0, MetricsSettings())
     np.testing.assert_array_equal(measured.champion.auc, measured.challenger.auc)
@@ -90,7 +90,7 @@ def test_a_champion_on_its_own_rows_has_the_figures_of_its_training(spark, two_d
 @pytest.mark.parametrize("at_once", [100, 1 << 24])
 def test_days_match_the_rows_of_the_columns(spark, two_days, monkeypatch, at_once):
     monkeypatch.setattr(opening, "DAY_ROWS", at_once)
-    trained = open_trained(spark, two_days.configs[1], two_days.ids[1])
+    trained = open_trained(spark, two_days.configs[1], two_days.ids[1], ["test"])
     own = open_challenger(trained)
     days, place = days_of_rows(trained, own.columns.offsets.numpy())
     assert [str(np.datetime64(int(day), "D")) for day in days] == ["2026-01-01", "2026-01-02"]
@@ -131,7 +131,7 @@ def test_without_the_package_of_the_champion_only_absolute_limits_apply(spark, t
 
 
 def test_the_queries_of_the_operating_guide_work(spark, two_days, decided):
-    create_views(spark, two_days.lake)
+    create_views(two_days.lake)
     decide(spark, two_days.gate(1, least_auc=0.99))
     served, stopped = (spark.sql(query).collect() for query in QUERIES)
     assert [(row["run_id"], row["until"]) for row in served] == [(two_days.ids[0], None)]
@@ -149,7 +149,7 @@ def test_a_bad_day_can_be_deleted_as_the_operating_guide_describes(spark, two_da
 
 
 def test_a_run_of_an_earlier_day_is_stopped_and_earlier_decisions_are_kept(spark, two_days, decided):
-    promote(spark, two_days.lake, 2, two_days.ids[1], date(2026, 1, 2))
+    promote(two_days.lake, 2, two_days.ids[1], date(2026, 1, 2))
     assert decide(spark, two_days.gate(0)) == decided[0] | {"serves": two_days.ids[0]}
     table = TABLES["gate_decisions"]
     two_days.lake.overwrite_where(table, local_frame(spark, [], spark_schema(table)), f"run_id = '{two_days.ids[0]}'")

@@ -37,7 +37,7 @@ class Shop:
 
     def decide(self, run_id, champion, passed=True):
         day = day_of("abcdx".index(run_id) + 1)
-        record_decision(self.spark, self.lake, Decision(run_id, champion, day, passed, ["its reason"], {}))
+        record_decision(self.lake, Decision(run_id, champion, day, passed, ["its reason"], {}))
 
     def promote(self, run_id="", **settings):
         return promote(self.spark, parse_config(self.config | {"promote": {"run_id": run_id, **settings}}))

@@ -22,7 +22,7 @@ NOTHING = {
 }
 
 
-def append(spark, lake, table, rows):
+def append(lake, table, rows):
     """Add rows to a table, with something in every column that must not be null."""
     columns = TABLES[table].columns
     lines = [
@@ -32,23 +32,23 @@ def append(spark, lake, table, rows):
         )
         for row in rows
     ]
-    lake.append(table, local_frame(spark, lines, spark_schema(TABLES[table])))
+    lake.append(table, local_frame(lake.spark, lines, spark_schema(TABLES[table])))
 
 
-def write_facts(spark, lake, facts):
+def write_facts(lake, facts):
     """Write all that `read_facts` finds."""
     run, joint, before = facts.run, facts.joint, facts.before
-    append(spark, lake, "training_runs", [run, joint.run, before.run])
-    append(spark, lake, "domain_metrics", _metrics(facts))
-    append(spark, lake, "domain_stats", _stats(facts))
-    append(spark, lake, "domains", _domains(facts))
-    append(spark, lake, "training_curves", facts.curve)
-    append(spark, lake, "gate_decisions", [facts.decision])
-    append(spark, lake, "gate_domains", facts.judged)
+    append(lake, "training_runs", [run, joint.run, before.run])
+    append(lake, "domain_metrics", _metrics(facts))
+    append(lake, "domain_stats", _stats(facts))
+    append(lake, "domains", _domains(facts))
+    append(lake, "training_curves", facts.curve)
+    append(lake, "gate_decisions", [facts.decision])
+    append(lake, "gate_domains", facts.judged)
     promoted = {"number": 1, "run_id": before.run["run_id"], "kind": "promote", "ds": before.run["ds"]}
-    append(spark, lake, "promotions", [promoted])
-    append(spark, lake, "conflicts", facts.conflicts.values())
-    append(spark, lake, "domain_conflicts", [row for rows in facts.pairs.values() for row in rows])
+    append(lake, "promotions", [promoted])
+    append(lake, "conflicts", facts.conflicts.values())
+    append(lake, "domain_conflicts", [row for rows in facts.pairs.values() for row in rows])
 
 
 def _metrics(facts):

@@ -31,7 +31,7 @@ def facts():
 @pytest.fixture(scope="module")
 def lake(spark, tmp_path_factory, facts):
     lake = Lake(spark, str(tmp_path_factory.mktemp("report") / "lake"))
-    write_facts(spark, lake, facts)
+    write_facts(lake, facts)
     return lake
 
 
@@ -105,7 +105,7 @@ def test_the_facts_of_a_lake_are_those_of_its_newest_days(spark, lake, facts, tm
     alone = {"rows": 10, "clicks": 1, "ctr": 0.1, "ctr_low": 0.1, "ctr_high": 0.1, "users": 10, "new_users": 2}
     moved = [("gone", first, 5.0, None), ("wave", first, -4.5, 3.0), ("wave", second, None, -6.0)]
     rows = [row_of("domain_stats", domain=name, ds=ds, ctr_z=z, week_ctr_z=w, **alone) for name, ds, z, w in moved]
-    append(spark, copy, "domain_stats", rows)
+    append(copy, "domain_stats", rows)
     found = read_lake_facts(copy, ReportSettings(days=3, listed=2), [f"{RUN}.html", "index.html"])
     assert [row["ds"] for row in found.days] == [first, second, last]
     before = [row["rows"] for row in facts.days[-3:]]

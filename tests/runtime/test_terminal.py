@@ -34,7 +34,7 @@ def test_a_loop_logs_done_rate_and_time_left(caplog, monkeypatch):
     ]
 
 
-def test_a_short_loop_says_nothing(caplog):
+def test_a_short_loop_logs_nothing(caplog):
     caplog.set_level(logging.INFO, logger=module.__name__)
     ProgressLog("reading", 10).add(10)
     assert caplog.records == []

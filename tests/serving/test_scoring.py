@@ -52,7 +52,7 @@ def test_scores_and_aucs_of_the_test_split_equal_those_of_evaluation(spark, trai
         run = train_mamdr(spark, with_values(trained_config, changed))
         assert run["uncalibrated"]["pcoc"] != run["test_pcoc"]
     figures = score(spark, with_values(trained_config, {"score.run_id": run["run_id"]}))
-    trained = open_trained(spark, trained_config, run["run_id"])
+    trained = open_trained(spark, trained_config, run["run_id"], ["test"])
     columns = trained.share.columns("test")
     engine = make_engine(trained.config, trained.pinned, trained.share, trained.device)
     logits = predict_domains(engine, trained.package.shared, trained.package.specific, columns, range(5))
@@ -114,7 +114,7 @@ def requests(spark, trained_config, run, tmp_path):
 
 def expect(spark, config, run, ids, hour, weekday):
     """The probability predicted by the engine; `ids` are rows of the tables, 0 for unknown ids."""
-    trained = open_trained(spark, config, run["run_id"])
+    trained = open_trained(spark, config, run["run_id"], ["test"])
     engine = make_engine(trained.config, trained.pinned, trained.share, trained.device)
     mean, deviation = trained.pinned.numeric["hour"]
     columns = trained.share.columns("test")

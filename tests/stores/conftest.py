@@ -65,7 +65,7 @@ def store(server: str) -> Iterator[str]:
 
 @pytest.fixture(scope="module", autouse=True)
 def own_environment(store: str) -> Iterator[None]:
-    """What a lake tells Python of its store ends with the module."""
+    """Restore the store settings that a lake has set in Python after the module."""
     before = dict(os.environ)
     yield
     os.environ.clear()

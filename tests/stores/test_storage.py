@@ -39,7 +39,7 @@ def make_folder(store: str) -> Callable[..., StorePath]:
     return make
 
 
-def test_a_stopped_run_goes_on_bit_for_bit_from_the_newest_intact_checkpoint(make_task, monkeypatch, store, caplog):
+def test_a_stopped_run_resumes_bit_for_bit_from_the_newest_intact_checkpoint(make_task, monkeypatch, store, caplog):
     undisturbed, stopped = make_task(1), make_task(1)
     expected = train_rank(undisturbed, SingleProcess())
     folder = as_path(f"s3a://{BUCKET}/checkpoints/run")

@@ -41,7 +41,7 @@ def remote(spark, local, s3_root, store):
     for file in [lake / MARKER, *(file for name in INPUTS for file in (lake / name).rglob("*"))]:
         if file.is_file():
             s3.upload_file(str(file), BUCKET, f"lake/{file.relative_to(lake)}")
-    Lake(spark, f"{s3_root}/lake")  # tells Python Spark's settings
+    Lake(spark, f"{s3_root}/lake")  # passes Spark's settings to Python
     return replace(local, lake=replace(local.lake, root=f"{s3_root}/lake"))
 
 
@@ -60,7 +60,7 @@ def assert_same_package(found, expected):
             assert all(torch.equal(theirs[tensor], ours[tensor]) for tensor in theirs), name
 
 
-def test_a_run_stopped_by_sigterm_goes_on_from_its_checkpoint_in_the_store(spark, remote, expected):
+def test_a_run_stopped_by_sigterm_resumes_from_its_checkpoint_in_the_store(spark, remote, expected):
     checkpoints = as_path(f"{remote.lake.root}/checkpoints")
 
     def stop():

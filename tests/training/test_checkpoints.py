@@ -159,7 +159,7 @@ def test_stopped_and_resumed_two_ranks_give_the_undisturbed_run_bit_for_bit(
 
 
 @pytest.mark.parametrize("tables", ["replicated", "sharded"])
-def test_a_run_goes_on_with_other_numbers_of_ranks(make_task, monkeypatch, place, tables):
+def test_a_run_resumes_with_other_numbers_of_ranks(make_task, monkeypatch, place, tables):
     """With an inner rate of zero theta_S stays, and theta_i is what it would be on any ranks: 1, then 3, then 2."""
     tasks = {ranks: make_task(ranks, tables=tables) for ranks in (1, 2, 3)}
     frozen = {

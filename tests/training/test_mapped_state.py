@@ -134,7 +134,7 @@ def test_a_stopped_run_resumes_with_mapped_state(tmp_path, monkeypatch, has_room
     assert not list(folder.iterdir())
 
 
-def test_a_folder_without_room_is_an_error_that_says_what_to_do():
+def test_a_folder_without_space_is_an_error_that_states_what_to_do():
     with pytest.raises(
         MamdrError, match=r"train\.scratch: cannot allocate .* raise train\.table_memory, or set train\.tables"
     ):

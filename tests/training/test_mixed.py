@@ -95,7 +95,7 @@ def test_what_its_features_add_is_recorded_by_domain(spark, config, figures):
 
 
 def test_scores_and_exported_files_are_the_predictions_of_evaluation(spark, config, figures, tmp_path):
-    trained = open_trained(spark, config, figures["run_id"])
+    trained = open_trained(spark, config, figures["run_id"], ["test"])
     engine = make_engine(trained.config, trained.pinned, trained.share, trained.device)
     columns = trained.package.with_mixed_logits(trained.share.columns("test"), engine, trained.config.train.mixed)
     assert columns.base_logits.std() > 0.1

@@ -12,7 +12,7 @@ from mamdr_core.parallel.collective import SingleProcess, run_simulated
 from mamdr_core.parallel.lending import Lending
 from mamdr_core.parallel.placement import place_domains
 from mamdr_core.shards.arrays import Arrays
-from mamdr_core.training.rounds import deal_rounds, shuffle_rows
+from mamdr_core.training.rounds import make_rounds, shuffle_rows
 from tests.engine.small_models import random_columns, with_base
 
 BATCH, ROUNDS = 8, 4
@@ -24,7 +24,7 @@ SHAPES = {
 
 
 def columns_of(counts: list[int]) -> Columns:
-    """Rows that their numeric feature tells apart."""
+    """Rows that are identified by their numeric feature."""
     columns = with_base(random_columns(counts))
     columns.numeric = torch.arange(len(columns), dtype=torch.float32)[:, None]
     return columns
@@ -37,10 +37,10 @@ def rounds_of(collective, columns: Columns, lends: bool = True, skipped: int = 0
     own = torch.from_numpy(owner_n)[columns.ids["domain"].long() - 1] == collective.rank
     train = columns.take(own.nonzero().squeeze(1))
     lending = Lending(collective, owner_n, BATCH) if lends and collective.size > 1 else None
-    dealt = deal_rounds(
+    made = make_rounds(
         RoundPlan(counts, rounds, 2, seed=5), 1, train, collective.rank, Arrays(), skipped, lending=lending
     )
-    return [{domain: rows_of(visit) for domain, visit in round_.visits(train).items()} for round_ in dealt]
+    return [{domain: rows_of(visit) for domain, visit in round_.visits(train).items()} for round_ in made]
 
 
 def rows_of(visit: Visit) -> Columns:
@@ -132,7 +132,7 @@ def test_the_owner_keeps_all_rows_of_a_round_for_dr():
         train = columns.take(own.nonzero().squeeze(1))
         lending = Lending(collective, owner_n, BATCH) if lends else None
         plan = RoundPlan(columns.counts.numpy(), ROUNDS, 2, seed=5)
-        rounds = deal_rounds(plan, 0, train, collective.rank, Arrays(), lending=lending)
+        rounds = make_rounds(plan, 0, train, collective.rank, Arrays(), lending=lending)
         return [{domain: rows.tolist() for domain, rows in round_.slices.items()} for round_ in rounds]
 
     assert run_simulated(partial(task, lends=True), 3) == run_simulated(partial(task, lends=False), 3)
@@ -141,9 +141,9 @@ def test_the_owner_keeps_all_rows_of_a_round_for_dr():
 def test_rows_are_mixed_for_methods_that_mix_them_alone():
     train = columns_of([30, 12])
     plan = RoundPlan(train.counts.numpy(), ROUNDS, 2, seed=5)
-    mixed = [round_.mixed(train).rows for round_ in deal_rounds(plan, 0, train, 0, Arrays(), mixes=True)]
+    mixed = [round_.mixed(train).rows for round_ in make_rounds(plan, 0, train, 0, Arrays(), mixes=True)]
     assert sorted(torch.cat(mixed).tolist()) == list(range(42))
-    (first, *_) = deal_rounds(plan, 0, train, 0, Arrays())
+    (first, *_) = make_rounds(plan, 0, train, 0, Arrays())
     with pytest.raises(ValueError, match="must declare mixes=True"):
         first.mixed(train)
 
@@ -151,7 +151,7 @@ def test_rows_are_mixed_for_methods_that_mix_them_alone():
 def test_rounds_are_cut_from_the_order_that_is_handed_in():
     train = columns_of([30, 12])
     plan = RoundPlan(train.counts.numpy(), 1, 2, seed=5)
-    (round_,) = deal_rounds(plan, 0, train, 0, Arrays(), order=shuffle_rows(train, 9, Arrays()))
-    (other,) = deal_rounds(plan, 0, train, 0, Arrays())
+    (round_,) = make_rounds(plan, 0, train, 0, Arrays(), order=shuffle_rows(train, 9, Arrays()))
+    (other,) = make_rounds(plan, 0, train, 0, Arrays())
     assert torch.cat([round_.slices[0], round_.slices[1]]).tolist() == shuffle_rows(train, 9, Arrays()).tolist()
     assert round_.slices[0].tolist() != other.slices[0].tolist()

@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
 @pytest.fixture(scope="module")
 def figures(spark, trained_config):
-    """What one run of MAMDR on one rank says of itself, which is profiled."""
+    """The figures of a profiled run of MAMDR on one rank."""
     return train_mamdr(spark, with_values(trained_config, {"train.profile": True}))
 
 
@@ -201,7 +201,7 @@ def test_what_ends_the_process_after_a_run_has_ended_well_does_not_undo_it(spark
     assert load_package(row["package"]).metrics["test_auc"] == row["test_auc"]
 
 
-def test_a_run_whose_ranks_keep_dying_tells_how_often_it_was_tried(spark, trained_config, monkeypatch):
+def test_a_run_whose_ranks_keep_dying_records_the_number_of_attempts(spark, trained_config, monkeypatch):
     def run_ranks(*arguments):
         raise RankError("rank 1 of 2 was lost")
 

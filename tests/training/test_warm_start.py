@@ -141,7 +141,7 @@ def assert_same_parameters(left, right):
     assert all(torch.equal(specific[0][domain].dense, specific[1][domain].dense) for domain in specific[0])
 
 
-def test_a_warm_run_learns_stops_and_goes_on_bit_for_bit(days, opened, parent, tmp_path, monkeypatch):
+def test_a_warm_run_learns_stops_and_resumes_bit_for_bit(days, opened, parent, tmp_path, monkeypatch):
     """It begins from the parent once; after that the checkpoint counts."""
     values = {"train.warm_start": parent["run_id"], "train.dr.schedule": "settled", "train.dr.epochs": 2}
     config = with_values(days[DAYS[1]], values)

@@ -24,7 +24,7 @@ from mamdr_core.lake.core.reading import StoredTables, declaration
 from mamdr_core.lake.core.retries import CONFLICTS, TRIES
 from mamdr_core.lake.core.session import overriding, spark_session
 from mamdr_core.runtime.errors import MamdrError
-from schemas import DeclaredTable, Rule
+from schemas import DeclaredTable
 from schemas.spark import spark_schema
 
 logger = logging.getLogger(__name__)
@@ -159,21 +159,6 @@ class Lake(StoredTables):
                 change(self.delta(table))
 
         self._insist(table, write)
-
-    def renew_rule(self, table: str | DeclaredTable, rule: Rule) -> None:
-        """Update the constraint of an older table to the rule as it is declared now.
-
-        Raises:
-            MamdrError: other jobs kept writing the table.
-        """
-        declared = declaration(table)
-
-        def renew() -> None:
-            if self.exists(declared) and self.log(declared).constraints().get(rule.name) != rule.condition_sql:
-                added = f"ADD CONSTRAINT {rule.name} CHECK ({rule.condition_sql})"
-                self._alter(declared, (f"DROP CONSTRAINT IF EXISTS {rule.name}", added))
-
-        self._insist(declared, renew)
 
     def _insist(self, table: str | DeclaredTable, write: Callable[[], None]) -> None:
         """Write, and repeat the write after a random pause if it conflicts with a commit of another job."""

@@ -18,8 +18,8 @@ FIRST_DAY = "1970-01-01"
 RAW, MALFORMED, SOURCE_FILE, UNREADABLE = "_raw", "_malformed", "_source_file", "_unreadable"
 RULE, KEY, FILED, KNOWN = "_rule", "_key", "_filed", "_known"
 EVENT = ("user", "item", "domain", "event_time")
-_JUDGEMENT = (RAW, MALFORMED, SOURCE_FILE, UNREADABLE, RULE, KEY, FILED, KNOWN)
-"""Columns of judged rows that are not columns of clicks."""
+_CHECK_COLUMNS = (RAW, MALFORMED, SOURCE_FILE, UNREADABLE, RULE, KEY, FILED, KNOWN)
+"""Columns of checked rows that are not columns of clicks."""
 _NEITHER = -1
 # Python has no dates beyond these days; a rule rejects such rows, which are still counted.
 _PLAUSIBLE_DAYS = ("0001-01-01", "9999-12-31")
@@ -50,7 +50,7 @@ def find_undeclared(raw: DataFrame, columns: InputColumns, features: Sequence[Fe
     return undeclared_columns(raw, _declared(raw, columns, features))
 
 
-def judge_rows(parsed: DataFrame, rules: Sequence[Rule]) -> DataFrame:
+def apply_rules(parsed: DataFrame, rules: Sequence[Rule]) -> DataFrame:
     """Add the first rule that each row fails.
 
     Args:
@@ -62,7 +62,7 @@ def judge_rows(parsed: DataFrame, rules: Sequence[Rule]) -> DataFrame:
         `_filed`, the day under which it is stored, and `_known`, null: the click that it repeats.
     """
     failed = [F.when(~F.coalesce(F.expr(rule.condition_sql), F.lit(False)), rule.name) for rule in rules]
-    judged = parsed.withColumn(RULE, F.coalesce(*failed, F.lit(None).cast("string")))
+    checked = parsed.withColumn(RULE, F.coalesce(*failed, F.lit(None).cast("string")))
     # A malformed line or an impossible time has no day.
     without_day = [rule.name for rule in (RECORD_WELL_FORMED, NOT_ANCIENT, NOT_FUTURE)]
     filed = F.when(F.col(RULE).isin(without_day), F.lit(None)).otherwise(F.col("ds"))
@@ -70,18 +70,18 @@ def judge_rows(parsed: DataFrame, rules: Sequence[Rule]) -> DataFrame:
         F.when(F.col(RULE).isNull(), hash64(*map(F.col, EVENT))),
         F.lit(None).cast("struct<load:bigint,ds:date>"),
     )
-    return judged.withColumns({FILED: filed, KEY: key, KNOWN: known})
+    return checked.withColumns({FILED: filed, KEY: key, KNOWN: known})
 
 
-def select_clicks(judged: DataFrame, load: int) -> DataFrame:
+def select_clicks(checked: DataFrame, load: int) -> DataFrame:
     """Valid rows with the columns of clicks and the declared features."""
-    valid = judged.where(F.col(RULE).isNull()).drop(*_JUDGEMENT)
+    valid = checked.where(F.col(RULE).isNull()).drop(*_CHECK_COLUMNS)
     return valid.withColumn("load", F.lit(load).cast("bigint"))
 
 
-def select_rejected(judged: DataFrame, load: int, source: str) -> DataFrame:
+def select_rejected(checked: DataFrame, load: int, source: str) -> DataFrame:
     """Rejected rows with the columns of clicks_rejected."""
-    return judged.where(F.col(RULE).isNotNull()).select(
+    return checked.where(F.col(RULE).isNotNull()).select(
         F.col(RULE).alias("rule"),
         F.coalesce(F.col(MALFORMED), raw_json()).alias("row"),
         F.lit(load).cast("bigint").alias("load"),
@@ -90,7 +90,7 @@ def select_rejected(judged: DataFrame, load: int, source: str) -> DataFrame:
         F.col(KEY).alias("event"),
         F.col(f"{KNOWN}.load").alias("known_load"),
         F.col(f"{KNOWN}.ds").alias("known_ds"),
-        F.when(F.col(KNOWN).isNotNull(), _click_json(judged)).alias("click"),
+        F.when(F.col(KNOWN).isNotNull(), _click_json(checked)).alias("click"),
         F.col(FILED).alias("ds"),
     )
 
@@ -121,9 +121,9 @@ def read_copies(rejected: DataFrame, clicks: T.StructType) -> DataFrame:
     return parsed.select(*(values[name].alias(name) for name in clicks.names), *kept)
 
 
-def _click_json(judged: DataFrame) -> Column:
+def _click_json(checked: DataFrame) -> Column:
     """A row of clicks as JSON, without its load and day."""
-    names = [name for name in judged.columns if name not in (*_JUDGEMENT, "ds")]
+    names = [name for name in checked.columns if name not in (*_CHECK_COLUMNS, "ds")]
     values = (F.unix_micros("event_time") if name == "event_time" else F.col(f"`{name}`") for name in names)
     return F.to_json(F.struct(*(value.alias(name) for name, value in zip(names, values, strict=True))))
 

@@ -1,6 +1,6 @@
-"""Corrections: loads that replace rows of clicks, and give back to other loads the events that they no longer bring.
+"""Corrections: loads that replace rows of clicks; events that they no longer contain are restored for other loads.
 
-If a job is killed after it has replaced rows and before it has given events back, the next attempt of the load does so.
+If a job is killed after it has replaced rows and before it has restored events, the next attempt of the load does so.
 It considers the days on which clicks holds rows of the load, and those recorded in `loads`: an attempt records its days
 there before it removes any of them from clicks. A load that replaces whole days may remove the last clicks of a load
 whose correction was killed; it then completes that correction.
@@ -15,9 +15,9 @@ from mamdr_core.lake.core.caching import kept_frames
 from mamdr_core.lake.core.progress import progress
 from mamdr_core.lake.core.session import FEW, FEW_BYTES, overriding
 from mamdr_core.lake.core.tables import Lake
+from mamdr_core.lake.ingest.load_counts import LoadCounts
 from mamdr_core.lake.ingest.loads import Attempts, Load, read_attempts, record_load
-from mamdr_core.lake.ingest.restore import Replaced, count_restorable, restore_events, was_made_before_names
-from mamdr_core.lake.ingest.tally import Tally
+from mamdr_core.lake.ingest.restore import Replaced, restore_events
 from mamdr_core.runtime.errors import MamdrError
 
 logger = logging.getLogger(__name__)
@@ -30,61 +30,48 @@ class Correction:
     Attributes:
         whole_days: whether it replaces all rows of its days instead of only its own.
         held: days on which clicks held rows of the load.
-        before: the version of clicks that held them.
     """
 
     load: Load
     whole_days: bool
     held: frozenset[date]
-    before: int
     earlier: Attempts
 
 
 def find_correction(
-    lake: Lake, load: Load, whole_days: bool, held: Collection[date | None], tally: Tally, before: int | None
+    lake: Lake, load: Load, whole_days: bool, held: Collection[date | None], counts: LoadCounts
 ) -> Correction | None:
     """The correction that a load makes; None: it replaces no row.
 
     Args:
-        whole_days, held, before: see `Correction`; `held` may contain None, which stands for rows without a day.
+        whole_days, held: see `Correction`; `held` may contain None, which stands for rows without a day.
     """
     days = frozenset(day for day in held if day)
-    if before is None or not (days or whole_days):
+    if not (days or (whole_days and lake.exists("clicks"))):
         return None
-    replaced = days | tally.valid_by_day.keys() if whole_days else ()
-    return Correction(load, whole_days, days, before, read_attempts(lake, load, replaced))
+    replaced = days | counts.valid_by_day.keys() if whole_days else ()
+    return Correction(load, whole_days, days, read_attempts(lake, load, replaced))
 
 
-def begin_correction(lake: Lake, correction: Correction, tally: Tally, started_at: datetime) -> bool:
+def begin_correction(lake: Lake, correction: Correction, counts: LoadCounts, started_at: datetime) -> bool:
     """Record the days of a correction before it replaces rows, if clicks will no longer show them; whether it did."""
     if correction.earlier.killed:
-        logger.info(
-            "an earlier correction was killed; %s also gives back the events of that one", correction.load.source
-        )
-    now = frozenset(tally.valid_by_day)
-    # Rejected rows of an old table do not name the click that they repeat, so it is looked up in the replaced version
-    # of clicks. A later attempt does not know that version: it must at least know that an attempt was killed.
-    if not (correction.held - now or was_made_before_names(lake)):
+        logger.info("an earlier correction was killed; %s also restores the events of that one", correction.load.source)
+    now = frozenset(counts.valid_by_day)
+    if not correction.held - now:
         return False
-    record_load(lake, correction.load, tally, started_at, replacing=correction.held | now)
+    record_load(lake, correction.load, counts, started_at, replacing=correction.held | now)
     return True
 
 
-def finish_correction(lake: Lake, correction: Correction, tally: Tally, version: int) -> tuple[int, int]:
-    """Restore the events that the load no longer brings from rows of other loads.
-
-    Args:
-        correction: a published correction.
-        version: version of clicks that it created.
-
-    Returns:
-        The number of restored events, and of those that could be restored by loading other sources again.
+def finish_correction(lake: Lake, correction: Correction, counts: LoadCounts) -> int:
+    """Restore the events that a published correction no longer contains from rows of other loads; returns their number.
 
     Raises:
         MamdrError: other jobs kept writing the tables. The load is published nevertheless.
     """
     load, earlier = correction.load, correction.earlier
-    now = frozenset(tally.valid_by_day)
+    now = frozenset(counts.valid_by_day)
     # Whole days that a killed attempt replaced are those on which clicks holds its rows.
     whole_days = correction.held | now if correction.whole_days else frozenset[date]()
     replaced = Replaced(load, correction.held | now | earlier.days, whole_days, earlier.killed)
@@ -92,11 +79,9 @@ def finish_correction(lake: Lake, correction: Correction, tally: Tally, version:
     few = FEW if lake.log("clicks").size() + lake.log("clicks_rejected").size() <= FEW_BYTES else {}
     try:
         with kept_frames() as keep, overriding(lake.spark, few), progress(lake.spark, "restored events"):
-            restored = restore_events(lake, replaced, keep)
-            days = now if correction.whole_days else ()
-            return restored, count_restorable(lake, load, (correction.before, version), days, earlier.killed)
+            return restore_events(lake, replaced, keep)
     except MamdrError as error:
         raise MamdrError(
-            f"input.path: {load.source} is published, but events that it no longer brings were not given back to other "
-            f"loads: {error}; run it again"
+            f"input.path: {load.source} is published, but events that it no longer contains were not restored for "
+            f"other loads: {error}; run it again"
         ) from error

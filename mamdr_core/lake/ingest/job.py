@@ -17,11 +17,12 @@ from mamdr_core.lake.core.session import FEW, FEW_BYTES, overriding
 from mamdr_core.lake.core.sources import read_input
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.core.unreadable import readable
-from mamdr_core.lake.ingest.clicks import find_undeclared, judge_rows, parse_rows
+from mamdr_core.lake.ingest.clicks import apply_rules, find_undeclared, parse_rows
 from mamdr_core.lake.ingest.corrections import begin_correction, find_correction, finish_correction
+from mamdr_core.lake.ingest.deduplicate import deduplicate, in_spans
+from mamdr_core.lake.ingest.load_counts import LoadCounts
 from mamdr_core.lake.ingest.loads import (
     Load,
-    check_loads,
     clicks_of_others,
     days_held,
     identify_load,
@@ -31,10 +32,8 @@ from mamdr_core.lake.ingest.loads import (
 from mamdr_core.lake.ingest.pieces import refuse_pieces
 from mamdr_core.lake.ingest.publish import Publication, publish
 from mamdr_core.lake.ingest.quality import WEEK, failed_checks
-from mamdr_core.lake.ingest.repeats import in_spans, settle_events
 from mamdr_core.lake.ingest.rules import rules_for
-from mamdr_core.lake.ingest.survey import Survey, survey_rows
-from mamdr_core.lake.ingest.tally import Tally
+from mamdr_core.lake.ingest.scan import Scan, scan_rows
 from mamdr_core.lake.ingest.unparsed import explain_times
 from mamdr_core.runtime.errors import MamdrError
 from schemas import DeclaredTable
@@ -53,9 +52,8 @@ def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
 
     Returns:
         rows_in, clicks, rejected, rejected_by_rule, days, clicks_version, undeclared_columns; restored, the number of
-        events that this load no longer brings and that were restored from rejected rows of other loads; restorable, the
-        number of those whose rejected rows were written by an earlier version of this project, so that their sources
-        have to be loaded again; clicks + rejected = rows_in.
+        events that this load no longer contains and that were restored from rejected rows of other loads; restorable
+        (0, for scripts that read it); clicks + rejected = rows_in.
 
     Raises:
         MamdrError: the input cannot be read, changed during the job, has no valid row or fails the quality check; an
@@ -66,7 +64,6 @@ def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
     started_at = datetime.now(UTC)
     table = _declared_table(config)
     lake = Lake(spark, config.lake)
-    check_loads(lake)
     if lake.exists("clicks"):
         check_types(lake.read("clicks"), config.features)
     raw = read_input(spark, config.input)
@@ -75,35 +72,35 @@ def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
     undeclared = find_undeclared(raw, config.input.columns, config.features)
     _warn_of_undeclared(undeclared)
     rules = rules_for(config.input, config.features, started_at)
-    rows = judge_rows(parsed, rules)
+    rows = apply_rules(parsed, rules)
     few = FEW if bytes_of(raw) <= FEW_BYTES else {}
     with kept_frames() as keep, readable(config.input), overriding(spark, few):
         with progress(spark, "counting"):
-            survey = survey_rows(rows, rules, bool(config.input.columns.event_time), keep, bool(few))
-        _warn_of_many_days(survey.tally)
-        if RECORD_WELL_FORMED.name in survey.tally.by_rule:
+            scan = scan_rows(rows, rules, bool(config.input.columns.event_time), keep, bool(few))
+        _warn_of_many_days(scan.counts)
+        if RECORD_WELL_FORMED.name in scan.counts.by_rule:
             refuse_pieces(spark, config.input, raw, rows)
         whole_days = config.input.replace == "days"
         tasks = raw._jdf.queryExecution().toRdd().getNumPartitions()
         correction = None
         for number in range(TRIES):
             seen = lake.version("clicks") if lake.exists("clicks") else None
-            others = _overlapping(config, lake, load, survey, seen)
-            with progress(spark, "repeated events"):
-                judged = settle_events(rows, survey, others, keep)
-            tally = judged.tally
+            others = _overlapping(config, lake, load, scan, seen)
+            with progress(spark, "duplicate events"):
+                checked = deduplicate(rows, scan, others, keep)
+            counts = checked.counts
             held = days_held(lake, "clicks", load)
             is_recorded = False  # also in later passes, which undo their own commits alone: the load stays published
             if not number:  # later passes only compare a published load with what other jobs have published since
                 times = partial(explain_times, raw, rows, config.input.columns.event_time)
-                _check_quality(config, lake, load, tally, held, started_at, times)
-                correction = find_correction(lake, load, whole_days, held, tally, seen)
-                is_recorded = correction is not None and begin_correction(lake, correction, tally, started_at)
+                _check_quality(config, lake, load, counts, held, started_at, times)
+                correction = find_correction(lake, load, whole_days, held, counts)
+                is_recorded = correction is not None and begin_correction(lake, correction, counts, started_at)
             to = Publication(lake, load, table, whole_days, held.keys(), tasks, started_at, is_recorded)
-            version = publish(to, judged)
+            version = publish(to, checked)
             # Rows that another job published between the two versions have not been compared: the later job does so.
             is_next = version == (0 if seen is None else seen + 1)
-            if is_next or _files(_overlapping(config, lake, load, survey, version)) <= _files(others):
+            if is_next or _files(_overlapping(config, lake, load, scan, version)) <= _files(others):
                 break
             logger.info("another load of the same time was published in the meantime; its events are compared too")
         else:
@@ -111,12 +108,12 @@ def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
                 f"input.path: {load.source}: other jobs kept publishing events of the same time; it is published, but "
                 "clicks may contain some of its events twice: run it again"
             )
-    restored, restorable = finish_correction(lake, correction, tally, version) if correction else (0, 0)
+    restored = finish_correction(lake, correction, counts) if correction else 0
     # Last, so that an arriving file is loaded again if the job is killed before.
-    record_load(lake, load, tally, started_at, clicks_version=version)
-    figures = _figures(tally)
+    record_load(lake, load, counts, started_at, clicks_version=version)
+    figures = _figures(counts)
     logger.info("%(rows_in)d rows in = %(clicks)d clicks + %(rejected)d rejected, %(days)d days", figures)
-    more = {"undeclared_columns": undeclared, "restored": restored, "restorable": restorable}
+    more = {"undeclared_columns": undeclared, "restored": restored, "restorable": 0}
     return {**figures, "clicks_version": lake.version("clicks") if restored else version, **more}
 
 
@@ -130,13 +127,13 @@ def _declared_table(config: Config) -> DeclaredTable:
     return declared_clicks(config.features, bool(columns.split), bool(columns.weight))
 
 
-def _overlapping(config: Config, lake: Lake, load: Load, survey: Survey, version: int | None) -> DataFrame | None:
+def _overlapping(config: Config, lake: Lake, load: Load, scan: Scan, version: int | None) -> DataFrame | None:
     """Clicks of other loads, in a version, from the times of this load; None if statistics exclude all files."""
-    days = list(survey.tally.valid_by_day)
+    days = list(scan.counts.valid_by_day)
     others = clicks_of_others(lake, load, days if config.input.replace == "days" else [], version)
-    if others is None or not survey.times:
+    if others is None or not scan.times:
         return None
-    others = others.where(in_spans(survey.times.values()))
+    others = others.where(in_spans(scan.times.values()))
     return others if others.inputFiles() else None
 
 
@@ -148,30 +145,30 @@ def _check_quality(
     config: Config,
     lake: Lake,
     load: Load,
-    tally: Tally,
+    counts: LoadCounts,
     held: dict[date | None, int],
     started_at: datetime,
     explain: Callable[[], str],
 ) -> None:
     """Record the load as stopped, and raise MamdrError, if a quality check fails."""
-    days = list(tally.valid_by_day)
+    days = list(counts.valid_by_day)
     others = rows_by_day(clicks_of_others(lake, load), days[0] - timedelta(days=WEEK), days[-1]) if days else {}
-    vanished = {day: rows for day, rows in held.items() if day and day not in tally.days}
+    vanished = {day: rows for day, rows in held.items() if day and day not in counts.days}
     shared_days, has_label = config.input.replace == "load", bool(config.input.columns.label)
-    failed = failed_checks(tally, config.quality, has_label, others, shared_days, vanished, explain)
+    failed = failed_checks(counts, config.quality, has_label, others, shared_days, vanished, explain)
     if failed:
         reason = "; ".join(failed)
-        record_load(lake, load, tally, started_at, reason=reason)
+        record_load(lake, load, counts, started_at, reason=reason)
         raise MamdrError(f"input.path: {config.input.path} is not published: {reason}")
 
 
-def _figures(tally: Tally) -> dict[str, Any]:
+def _figures(counts: LoadCounts) -> dict[str, Any]:
     return {
-        "rows_in": tally.rows_in,
-        "clicks": tally.valid,
-        "rejected": tally.rejected,
-        "rejected_by_rule": tally.by_rule,
-        "days": len(tally.valid_by_day),
+        "rows_in": counts.rows_in,
+        "clicks": counts.valid,
+        "rejected": counts.rejected,
+        "rejected_by_rule": counts.by_rule,
+        "days": len(counts.valid_by_day),
     }
 
 
@@ -184,8 +181,8 @@ def _warn_of_undeclared(columns: list[str]) -> None:
         )
 
 
-def _warn_of_many_days(tally: Tally) -> None:
-    days, rows = len(tally.valid_by_day), tally.rows_in
+def _warn_of_many_days(counts: LoadCounts) -> None:
+    days, rows = len(counts.valid_by_day), counts.rows_in
     if days > MANY_DAYS and rows < FEW_ROWS_A_DAY * days:
         logger.warning(
             "%d days of about %d rows make %d small files: file them by month or year with input.columns.ds, "

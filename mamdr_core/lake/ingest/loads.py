@@ -10,9 +10,7 @@ from pyspark.sql import functions as F
 from mamdr_core.lake.core.few import declared_frame
 from mamdr_core.lake.core.files import Files
 from mamdr_core.lake.core.tables import Lake
-from mamdr_core.lake.ingest.tally import Tally
-from mamdr_core.runtime.errors import MamdrError
-from schemas.loads import STATUS_KNOWN
+from mamdr_core.lake.ingest.load_counts import LoadCounts
 
 
 @dataclass(frozen=True)
@@ -44,16 +42,6 @@ def identify_load(spark: SparkSession, path: str) -> Load:
     query = "SELECT xxhash64(source) AS id FROM VALUES (:source) AS one (source)"
     found = spark.sql(query, args={"source": source}).collect()
     return Load(found[0]["id"], source)
-
-
-def check_loads(lake: Lake) -> None:
-    """Check that clicks has the column `load`.
-
-    Raises:
-        MamdrError: it does not; an earlier version of this project created it.
-    """
-    if lake.exists("clicks") and "load" not in lake.read("clicks").columns:
-        raise MamdrError(f"clicks of {lake.root} has no column load: name a new lake.root and ingest again")
 
 
 def days_held(lake: Lake, table: str, load: Load) -> dict[date | None, int]:
@@ -121,29 +109,27 @@ def rows_by_day(clicks: DataFrame | None, first: date, last: date) -> dict[date,
 def record_load(
     lake: Lake,
     load: Load,
-    tally: Tally,
+    counts: LoadCounts,
     started_at: datetime,
     clicks_version: int | None = None,
     reason: str | None = None,
     replacing: Collection[date] = (),
 ) -> None:
     """Add a row to loads: published with `clicks_version`, stopped for `reason`, or about to replace days."""
-    days = list(tally.valid_by_day)
+    days = list(counts.valid_by_day)
     touched = sorted({*days, *replacing})
-    if replacing:
-        lake.renew_rule("loads", STATUS_KNOWN)  # older tables lack this status
     line = {
         "load": load.id,
         "source": load.source,
         "status": "replacing" if replacing else "stopped" if reason else "published",
-        "rows_in": tally.rows_in,
-        "clicks": tally.valid,
-        "rejected": tally.rejected,
-        "rejected_by_rule": tally.by_rule,
+        "rows_in": counts.rows_in,
+        "clicks": counts.valid,
+        "rejected": counts.rejected,
+        "rejected_by_rule": counts.by_rule,
         "days": len(days),
         "first_ds": touched[0] if touched else None,
         "last_ds": touched[-1] if touched else None,
-        "ctr": tally.ctr,
+        "ctr": counts.ctr,
         "reason": reason,
         "clicks_version": clicks_version,
         "started_at": started_at,

@@ -22,7 +22,7 @@ LONGEST_FIELD = 1 << 20
 """Maximum length of a field, so that an unclosed quote does not turn the rest of a file into one field."""
 
 
-def refuse_pieces(spark: SparkSession, settings: InputSettings, raw: DataFrame, judged: DataFrame) -> None:
+def refuse_pieces(spark: SparkSession, settings: InputSettings, raw: DataFrame, checked: DataFrame) -> None:
     """Check that no record spans several lines, by reading files with quotes in malformed lines again as multi-line
     CSV.
 
@@ -31,7 +31,7 @@ def refuse_pieces(spark: SparkSession, settings: InputSettings, raw: DataFrame, 
 
     Args:
         raw: result of `read_input`.
-        judged: result of `judge_rows`, with malformed lines.
+        checked: result of `apply_rules`, with malformed lines.
 
     Raises:
         MamdrError: one of the first `CHECKED_FILES` of these files has a record that spans lines.
@@ -42,7 +42,7 @@ def refuse_pieces(spark: SparkSession, settings: InputSettings, raw: DataFrame, 
     if settings.format != "csv" or not quote or not names or {"multiline", "linesep"} & set(options):
         return
     # The rule is a condition as well, because Spark rejects a query of the column of malformed lines alone.
-    malformed = judged.where((F.col(RULE) == RECORD_WELL_FORMED.name) & F.contains(MALFORMED, F.lit(quote)))
+    malformed = checked.where((F.col(RULE) == RECORD_WELL_FORMED.name) & F.contains(MALFORMED, F.lit(quote)))
     suspects = malformed.select(SOURCE_FILE).distinct().orderBy(SOURCE_FILE)
     # Spark's detection of line separators would join lines of a file with mixed ones, so "\n" is given. A header may
     # then end with "\r", so headers, which have been compared before, are not compared again.

@@ -18,9 +18,9 @@ from mamdr_core.lake.core.progress import progress
 from mamdr_core.lake.core.session import WRITING_BY_DAY, overriding
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.ingest.clicks import select_clicks, select_rejected
+from mamdr_core.lake.ingest.deduplicate import CheckedRows
+from mamdr_core.lake.ingest.load_counts import LoadCounts
 from mamdr_core.lake.ingest.loads import Load, days_held, record_load
-from mamdr_core.lake.ingest.repeats import Judged
-from mamdr_core.lake.ingest.tally import Tally
 from mamdr_core.runtime.errors import MamdrError
 from schemas import DeclaredTable
 
@@ -53,31 +53,31 @@ class Publication:
     is_recorded: bool
 
 
-def publish(to: Publication, judged: Judged) -> int:
+def publish(to: Publication, checked: CheckedRows) -> int:
     """Write the rejected and the valid rows; returns the version of clicks.
 
     Raises:
         MamdrError: the log changed: other numbers of rows were written than counted. The tables are unchanged.
     """
-    days: set[date | None] = set(judged.tally.valid_by_day)
+    days: set[date | None] = set(checked.counts.valid_by_day)
     note = {"job": "ingest_clicks", "source": to.load.source, "started_at": to.started_at.isoformat()}
     note |= load_note(to.load.id, days if to.whole_days else ())
     held_rejected = days_held(to.lake, "clicks_rejected", to.load).keys()
-    with _all_or_nothing(to, judged.tally, note):
-        rejected = judged.rejected
-        where = _predicate(to, days, judged.tally.rejected_days | held_rejected)
+    with _all_or_nothing(to, checked.counts, note):
+        rejected = checked.rejected
+        where = _predicate(to, days, checked.counts.rejected_days | held_rejected)
         if rejected is not None or to.lake.has_rows("clicks_rejected", where):
             rows = select_rejected(
-                judged.settled.limit(0) if rejected is None else rejected, to.load.id, to.load.source
+                checked.uncontested.limit(0) if rejected is None else rejected, to.load.id, to.load.source
             )
             with progress(to.lake.spark, "clicks_rejected"):
                 to.lake.overwrite_where("clicks_rejected", rows, where, note)
-            _check_rows(to.lake, "clicks_rejected", judged.tally.rejected, note)
+            _check_rows(to.lake, "clicks_rejected", checked.counts.rejected, note)
         to.lake.create("clicks_rejected")
-        rows = _by_day(select_clicks(judged.valid, to.load.id), to, judged)
+        rows = _by_day(select_clicks(checked.valid, to.load.id), to, checked)
         with progress(to.lake.spark, "clicks"), overriding(to.lake.spark, WRITING_BY_DAY):
             to.lake.overwrite_where(to.clicks, rows, _predicate(to, days, days | to.held), note)
-        return _check_rows(to.lake, "clicks", judged.tally.valid, note)
+        return _check_rows(to.lake, "clicks", checked.counts.valid, note)
 
 
 def _check_rows(lake: Lake, table: str, rows: int, note: dict[str, Any]) -> int:
@@ -92,7 +92,7 @@ def _check_rows(lake: Lake, table: str, rows: int, note: dict[str, Any]) -> int:
 
 
 @contextmanager
-def _all_or_nothing(to: Publication, tally: Tally, note: dict[str, Any]) -> Iterator[None]:
+def _all_or_nothing(to: Publication, counts: LoadCounts, note: dict[str, Any]) -> Iterator[None]:
     """Undo this job's commits, those with the note, if anything goes wrong."""
     try:
         yield
@@ -103,19 +103,19 @@ def _all_or_nothing(to: Publication, tally: Tally, note: dict[str, Any]) -> Iter
         elif to.is_recorded:  # without this row it would count as killed
             reason = f"failed, and was undone: {one_line(str(error))[:300]}"
             with contextlib.suppress(Exception):  # the cause of the failure matters more than its record
-                record_load(to.lake, to.load, tally, to.started_at, reason=reason)
+                record_load(to.lake, to.load, counts, to.started_at, reason=reason)
         raise
 
 
-def _by_day(rows: DataFrame, to: Publication, judged: Judged) -> DataFrame:
-    files = to.tasks * len(judged.tally.valid_by_day)
-    is_direct = to.tasks == 1 or judged.tally.valid >= FILE_ROWS * files
-    if is_direct and not judged.shuffled:
+def _by_day(rows: DataFrame, to: Publication, checked: CheckedRows) -> DataFrame:
+    files = to.tasks * len(checked.counts.valid_by_day)
+    is_direct = to.tasks == 1 or checked.counts.valid >= FILE_ROWS * files
+    if is_direct and not checked.shuffled:
         return rows
     if str(to.lake.spark.conf.get("spark.sql.adaptive.enabled")).lower() == "true":
         return rows.hint("rebalance", "ds")
     # Without adaptive execution Spark ignores the hint; a large day is distributed over several tasks here too.
-    parts = -(-max(judged.tally.valid_by_day.values()) // FILE_ROWS)
+    parts = -(-max(checked.counts.valid_by_day.values()) // FILE_ROWS)
     return rows.repartition("ds", F.pmod(hash64(F.col("user")), F.lit(parts)))
 
 

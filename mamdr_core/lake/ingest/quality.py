@@ -5,14 +5,14 @@ from datetime import date, timedelta
 
 from mamdr_core.config.lake import QualitySettings
 from mamdr_core.lake.core.listing import list_first
-from mamdr_core.lake.ingest.tally import Tally
+from mamdr_core.lake.ingest.load_counts import LoadCounts
 from schemas.clicks import EVENT_TIME_PRESENT, NEW_EVENT, UNIQUE_EVENT
 
 WEEK = 7
 
 
 def failed_checks(
-    tally: Tally,
+    counts: LoadCounts,
     settings: QualitySettings,
     has_label: bool,
     others: Mapping[date, int],
@@ -29,33 +29,33 @@ def failed_checks(
         vanished: rows by day of days on which clicks has rows of the load, and the log has none.
         explain_times: returns a hint for the case that the times of most rejected rows cannot be read.
     """
-    if not tally.rows_in:
+    if not counts.rows_in:
         return ["it holds no rows"]
-    if not tally.valid:
-        return [f"it holds no valid row; rows failed {_rules(tally)}; see input.columns{_hint(tally, explain_times)}"]
+    if not counts.valid:
+        return [f"it holds no valid row; rows failed {_rules(counts)}; see input.columns{_hint(counts, explain_times)}"]
     checks = (
-        _check_rejected(tally, settings, explain_times),
-        _check_ctr(tally, settings) if has_label else iter(()),
-        _check_rows(tally, settings, others, shared_days),
+        _check_rejected(counts, settings, explain_times),
+        _check_ctr(counts, settings) if has_label else iter(()),
+        _check_rows(counts, settings, others, shared_days),
         _check_vanished(settings, vanished),
     )
     return [failure for check in checks for failure in check]
 
 
-def _check_rejected(tally: Tally, settings: QualitySettings, explain_times: Callable[[], str]) -> Iterator[str]:
+def _check_rejected(counts: LoadCounts, settings: QualitySettings, explain_times: Callable[[], str]) -> Iterator[str]:
     # One of several equal events is kept, so rejecting the others loses nothing.
-    lost = tally.rejected - tally.by_rule.get(UNIQUE_EVENT.name, 0)
-    share = lost / tally.rows_in
+    lost = counts.rejected - counts.by_rule.get(UNIQUE_EVENT.name, 0)
+    share = lost / counts.rows_in
     if share > settings.max_rejected:
         yield (
-            f"{lost} of {tally.rows_in} rows ({share:.2%}) are rejected, more than quality.max_rejected "
-            f"{settings.max_rejected:g}: {_rules(tally)}{_hint(tally, explain_times)}"
+            f"{lost} of {counts.rows_in} rows ({share:.2%}) are rejected, more than quality.max_rejected "
+            f"{settings.max_rejected:g}: {_rules(counts)}{_hint(counts, explain_times)}"
         )
 
 
-def _check_ctr(tally: Tally, settings: QualitySettings) -> Iterator[str]:
-    ctr = tally.clicks / tally.valid
-    figures = f"the CTR {ctr:.4g} ({tally.clicks} of {tally.valid})"
+def _check_ctr(counts: LoadCounts, settings: QualitySettings) -> Iterator[str]:
+    ctr = counts.clicks / counts.valid
+    figures = f"the CTR {ctr:.4g} ({counts.clicks} of {counts.valid})"
     if ctr < settings.min_ctr:
         yield f"{figures} is below quality.min_ctr {settings.min_ctr:g}"
     if ctr > settings.max_ctr:
@@ -63,9 +63,9 @@ def _check_ctr(tally: Tally, settings: QualitySettings) -> Iterator[str]:
 
 
 def _check_rows(
-    tally: Tally, settings: QualitySettings, others: Mapping[date, int], shared_days: bool
+    counts: LoadCounts, settings: QualitySettings, others: Mapping[date, int], shared_days: bool
 ) -> Iterator[str]:
-    valid = tally.valid_by_day
+    valid = counts.valid_by_day
     whole = settings.min_rows_ratio * max(valid.values())
     few, many = [], []
     for day, brought in valid.items():
@@ -94,11 +94,11 @@ def _check_vanished(settings: QualitySettings, vanished: Mapping[date, int]) -> 
         )
 
 
-def _rules(tally: Tally) -> str:
-    return ", ".join(f"{rule} {rows}" for rule, rows in tally.by_rule.items())
+def _rules(counts: LoadCounts) -> str:
+    return ", ".join(f"{rule} {rows}" for rule, rows in counts.by_rule.items())
 
 
-def _hint(tally: Tally, explain_times: Callable[[], str]) -> str:
-    if 2 * tally.by_rule.get(NEW_EVENT.name, 0) >= tally.rejected:
+def _hint(counts: LoadCounts, explain_times: Callable[[], str]) -> str:
+    if 2 * counts.by_rule.get(NEW_EVENT.name, 0) >= counts.rejected:
         return "; most are in clicks already, from other loads: to replace their days, set input.replace=days"
-    return explain_times() if 2 * tally.by_rule.get(EVENT_TIME_PRESENT.name, 0) >= tally.rejected else ""
+    return explain_times() if 2 * counts.by_rule.get(EVENT_TIME_PRESENT.name, 0) >= counts.rejected else ""

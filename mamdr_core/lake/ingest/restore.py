@@ -6,7 +6,7 @@ result depends only on clicks: if a job is killed, the next run of the load comp
 """
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import reduce
@@ -17,21 +17,15 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from mamdr_core.lake.core.caching import Keep
-from mamdr_core.lake.core.declared import SKIP_BY
-from mamdr_core.lake.core.hashing import hash64
-from mamdr_core.lake.core.listing import list_first
 from mamdr_core.lake.core.notes import RESTORED
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.ingest.clicks import EVENT, read_copies
+from mamdr_core.lake.ingest.deduplicate import SMALL, in_spans
 from mamdr_core.lake.ingest.loads import Load
-from mamdr_core.lake.ingest.repeats import SMALL, in_spans
-from mamdr_core.lake.ingest.survey import Span
-from schemas.clicks import NEW_EVENT
+from mamdr_core.lake.ingest.scan import Span
 
 logger = logging.getLogger(__name__)
 
-NAMING = "known_ds"
-"""Column of clicks_rejected whose statistics let files be skipped; older tables lack it."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -66,12 +60,12 @@ def restore_events(lake: Lake, replaced: Replaced, keep: Keep) -> int:
     """
     rejected, load = lake.read("clicks_rejected", lake.version("clicks_rejected")), replaced.load
     concerned = replaced.days | replaced.whole_days
-    if not concerned or NAMING not in rejected.columns:  # the table is older than the column
+    if not concerned:
         return 0
     limits = min(concerned), max(concerned)
-    named = F.col(NAMING).between(*limits)
+    named = F.col("known_ds").between(*limits)  # whose statistics let files be skipped
     if not replaced.is_uncertain:
-        named &= (F.col("known_load") == load.id) | F.col(NAMING).isin(list(replaced.whole_days))
+        named &= (F.col("known_load") == load.id) | F.col("known_ds").isin(list(replaced.whole_days))
     version = lake.version("clicks")
     copies = keep(read_copies(rejected.where(named), lake.read("clicks", version).schema))
     micros = F.unix_micros("event_time")
@@ -83,79 +77,15 @@ def restore_events(lake: Lake, replaced: Replaced, keep: Keep) -> int:
     lost = keep(_first_of_each(lake, copies.join(held, list(EVENT), "left_anti")))
     counts = {row["load"]: row["count"] for row in lost.groupBy("load").count().collect()}
     if counts:
-        _file(lake, lost, spans, sorted(counts))
+        _add_clicks(lake, lost, spans, sorted(counts))
         held = _holders(lake, lake.version("clicks"), copies, spans, is_small)
-    _settle(lake, copies, held, load, limits)
+    _update_rejected(lake, copies, held, load, limits)
     if counts:
         logger.info(
-            "%d events that %s no longer brings were restored from rejected rows of %d other loads",
+            "%d events that %s no longer contains were restored from rejected rows of %d other loads",
             *(sum(counts.values()), load.source, len(counts)),
         )
     return sum(counts.values())
-
-
-def was_made_before_names(lake: Lake) -> bool:
-    """Whether clicks_rejected may have rows that failed new_event and do not refer to the click that they repeat."""
-    return lake.exists("clicks_rejected") and NAMING not in lake.log("clicks_rejected").properties().get(
-        SKIP_BY, ""
-    ).split(",")
-
-
-def count_restorable(
-    lake: Lake, load: Load, versions: tuple[int, int], whole_days: Collection[date] = (), is_uncertain: bool = False
-) -> int:
-    """Count the events that would be restored by loading other sources again; a warning lists the sources.
-
-    These events are in rejected rows of earlier versions of this project, which do not refer to a click. Still older
-    rows have no `event` either: if events are lost, a warning lists the sources of all such rows.
-
-    Args:
-        load: the load that was replaced.
-        versions: versions of clicks before and after the replacement.
-        whole_days: days on which the rows of all loads were replaced.
-        is_uncertain: whether a killed attempt may have removed more events.
-    """
-    if not was_made_before_names(lake):
-        return 0
-    rejected = lake.read("clicks_rejected")
-    of_others = (F.col("rule") == NEW_EVENT.name) & (F.col("load") != load.id)
-    if NAMING in rejected.columns:
-        of_others &= F.col(NAMING).isNull()
-    known = F.col("event") if "event" in rejected.columns else F.lit(None).cast("bigint")
-    copies = rejected.where(of_others).select(known.alias("event"), "source")
-    rows = copies.groupBy("source").agg(F.count("*").alias("rows"), F.count("event").alias("known")).collect()
-    count = sum(row["known"] for row in rows)
-    if not rows:
-        return 0
-    # An event of several sources is counted for one of them: loading this one again is enough.
-    copies = copies.where(F.col("event").isNotNull()).groupBy("event").agg(F.min("source").alias("source"))
-    copies = F.broadcast(copies) if count <= SMALL else copies
-    event, own = hash64(*map(F.col, EVENT)).alias("event"), F.col("load") == load.id
-    before, after = (lake.read("clicks", version) for version in versions)
-    removed = before.where(own | F.col("ds").isin(list(whole_days))).select(event)
-    gone = removed.join(after.where(own).select(event), "event", "left_anti").distinct()
-    lost = gone.join(copies, "event", "left").groupBy("source").count().collect()
-    sources = {row["source"]: row["count"] for row in lost if row["source"]}
-    if sources:
-        logger.warning(
-            "events that %s no longer brings were rejected as duplicates from other sources; to have them in clicks, "
-            "load these again: %s",
-            *(load.source, _some(sources, "events")),
-        )
-    unknown = {row["source"]: row["rows"] - (0 if is_uncertain else row["known"]) for row in rows}
-    unknown = {source: rows for source, rows in unknown.items() if rows}
-    if unknown and (lost or is_uncertain):
-        logger.warning(
-            "some events that %s no longer brings may be among rows of other sources that an earlier version of this "
-            "project rejected as duplicates without recording the click; to have them in clicks, load these again: %s",
-            *(load.source, _some(unknown, "rows")),
-        )
-    return sum(sources.values())
-
-
-def _some(sources: Mapping[str, int], what: str) -> str:
-    """The first sources in alphabetical order, with their counts."""
-    return list_first([f"{source} ({count} {what})" for source, count in sorted(sources.items())])
 
 
 def _holders(lake: Lake, version: int, copies: DataFrame, spans: list[Span], is_small: bool) -> DataFrame:
@@ -177,7 +107,7 @@ def _first_of_each(lake: Lake, copies: DataFrame) -> DataFrame:
     return copies.withColumn("_place", place).where("_place = 1")
 
 
-def _file(lake: Lake, lost: DataFrame, spans: list[Span], loads: list[int]) -> None:
+def _add_clicks(lake: Lake, lost: DataFrame, spans: list[Span], loads: list[int]) -> None:
     """Add rows to clicks, except for events that another job has published in the meantime."""
     first, last = min(first for first, _ in spans), max(last for _, last in spans)
     # Literals let Delta skip files.
@@ -191,7 +121,7 @@ def _file(lake: Lake, lost: DataFrame, spans: list[Span], loads: list[int]) -> N
     lake.change("clicks", insert, {"job": "ingest_clicks", RESTORED: loads})
 
 
-def _settle(lake: Lake, copies: DataFrame, held: DataFrame, load: Load, days: tuple[date, date]) -> None:
+def _update_rejected(lake: Lake, copies: DataFrame, held: DataFrame, load: Load, days: tuple[date, date]) -> None:
     """Remove copies that are now in clicks for their own load; let the others refer to the click with their event."""
     now = F.min(F.struct(F.col("_holder") != F.col("load"), "_holder", "_holder_ds"))
     holders = copies.join(held, list(EVENT), "inner").groupBy("load", "ds", "_click", "_known_load", "_known_ds")
@@ -202,11 +132,11 @@ def _settle(lake: Lake, copies: DataFrame, held: DataFrame, load: Load, days: tu
     same = F.col("old.known_ds").between(*days) & _same(("load", "ds")) & (F.col("old.click") == F.col("new._click"))
     moved: dict[str, str | Column] = {"known_load": F.col("new._holder"), "known_ds": F.col("new._holder_ds")}
 
-    def settle(table: DeltaTable) -> None:
+    def update(table: DeltaTable) -> None:
         merge = table.alias("old").merge(changed.alias("new"), same)
         merge.whenMatchedDelete("new._holder = new.load").whenMatchedUpdate(set=moved).execute()
 
-    lake.change("clicks_rejected", settle, {"job": "ingest_clicks", "restored_from": load.id})
+    lake.change("clicks_rejected", update, {"job": "ingest_clicks", "restored_from": load.id})
 
 
 def _same(columns: Collection[str]) -> Column:

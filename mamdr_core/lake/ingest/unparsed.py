@@ -13,17 +13,17 @@ from schemas.clicks import EVENT_TIME_PRESENT
 _SECONDS, _MILLISECONDS = re.compile(r"\d{9,10}"), re.compile(r"\d{12,13}")
 
 
-def explain_times(raw: DataFrame, judged: DataFrame, expression: str) -> str:
+def explain_times(raw: DataFrame, checked: DataFrame, expression: str) -> str:
     """Describe one of the values that failed the rule event_time_present; empty if all of them are missing.
 
     Args:
-        judged: result of `judge_rows`.
+        checked: result of `apply_rules`.
         expression: input.columns.event_time.
     """
     used = columns_of(raw, [F.expr(expression)])
     filled = [F.when(F.trim(F.col(RAW)[column].cast("string")) != "", F.lit(column)) for column in used]
     first_filled = F.coalesce(*filled, F.lit(None).cast("string")).alias("column")
-    failed = judged.where(F.col(RULE) == EVENT_TIME_PRESENT.name).select(first_filled, RAW)
+    failed = checked.where(F.col(RULE) == EVENT_TIME_PRESENT.name).select(first_filled, RAW)
     found = failed.where(F.col("column").isNotNull()).first()
     if found is None:
         return ""

@@ -20,7 +20,7 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from mamdr_core.lake.core.caching import Keep
 from mamdr_core.lake.core.few import bytes_of, local_frame
 from mamdr_core.lake.ingest.clicks import FILED, KEY, RULE
-from mamdr_core.lake.ingest.tally import Tally
+from mamdr_core.lake.ingest.load_counts import LoadCounts
 from schemas import Rule
 
 TASK_BYTES = 32 << 20
@@ -46,29 +46,27 @@ Span = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Survey:
+class Scan:
     """Result of a scan.
 
     Attributes:
-        tally: rows by day and rule; duplicates still count as valid.
+        counts: rows by day and rule; duplicates still count as valid.
         times: by day, the span of whole hours with the times of its valid rows; empty if the log has no times.
         repeated: column `_key` of events that occur more than once.
         repeats: number of these keys.
     """
 
-    tally: Tally
+    counts: LoadCounts
     times: Mapping[date, Span]
     repeated: DataFrame
     repeats: int
 
 
-def survey_rows(
-    judged: DataFrame, rules: Sequence[Rule], has_times: bool, keep: Keep, on_driver: bool = False
-) -> Survey:
+def scan_rows(checked: DataFrame, rules: Sequence[Rule], has_times: bool, keep: Keep, on_driver: bool = False) -> Scan:
     """Count a load's rows and find its duplicate events.
 
     Args:
-        judged: result of `judge_rows`.
+        checked: result of `apply_rules`.
         has_times: whether the log has event times; without them no repetition can be seen.
         keep: for the small frame that is found.
         on_driver: collect two numbers of each row on the driver: for few rows, which are compared there before a task
@@ -78,19 +76,19 @@ def survey_rows(
     key = F.col(KEY) if has_times else F.lit(None).cast("bigint")
     # Two numbers per row, since the time grows with every column that is sent.
     hour = F.when(key.isNotNull(), F.floor(F.unix_seconds("event_time") / 3600) + _EPOCH_HOUR).otherwise(0)
-    facts = judged.select(key.alias(KEY), (_cell(names) * _HOURS + hour).alias(_CELL))
-    counted, repeated, repeats = _few(facts) if on_driver else _many(facts, _tasks(judged), keep)
-    tally, times = Tally(), dict[date, Span]()
+    facts = checked.select(key.alias(KEY), (_cell(names) * _HOURS + hour).alias(_CELL))
+    counted, repeated, repeats = _few(facts) if on_driver else _many(facts, _tasks(checked), keep)
+    counts, times = LoadCounts(), dict[date, Span]()
     for cell, rows, *hours in counted:
         place, label = divmod(cell, 2)
         day, rule = divmod(place, _RULES)
         when = None if day == _NO_DAY else _EPOCH + timedelta(days=day)
-        tally.add((when, names[rule - 1] if rule else None), rows, rows * label)
+        counts.add((when, names[rule - 1] if rule else None), rows, rows * label)
         if has_times and when and not rule:
             first, last = ((hour - _EPOCH_HOUR) * _HOUR for hour in hours)
             before = times.get(when, (first, last))
             times[when] = min(first, before[0]), max(last + _HOUR - 1, before[1])
-    return Survey(tally, times, repeated, repeats)
+    return Scan(counts, times, repeated, repeats)
 
 
 def _few(facts: DataFrame) -> tuple[Iterable[Sequence[int]], DataFrame, int]:
@@ -183,5 +181,5 @@ def _record(schema: pa.Schema, columns: Mapping[str, Sized]) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
-def _tasks(judged: DataFrame) -> int:
-    return min(max(-(-bytes_of(judged) // TASK_BYTES), 1), 4096)
+def _tasks(checked: DataFrame) -> int:
+    return min(max(-(-bytes_of(checked) // TASK_BYTES), 1), 4096)

@@ -16,8 +16,8 @@ from mamdr_core.lake.core.caching import Keep
 from mamdr_core.lake.core.hashing import hash64
 from mamdr_core.lake.core.session import ROWS_A_TASK, overriding, shuffles_of
 from mamdr_core.lake.ingest.clicks import EVENT, KEY, KNOWN, RULE, SOURCE_FILE, raw_json
-from mamdr_core.lake.ingest.survey import Span, Survey
-from mamdr_core.lake.ingest.tally import Tally
+from mamdr_core.lake.ingest.load_counts import LoadCounts
+from mamdr_core.lake.ingest.scan import Scan, Span
 from schemas.clicks import NEW_EVENT, UNIQUE_EVENT
 
 SMALL = 4_000_000
@@ -26,66 +26,66 @@ _MANY_DAYS = 64
 
 
 @dataclass(frozen=True)
-class Judged:
+class CheckedRows:
     """All rows of a load with the rules that they fail.
 
     Attributes:
-        settled: rows that need no comparison with others.
+        uncontested: rows that need no comparison with others.
         contested: rows that were compared with others, in tasks of ROWS_A_TASK on average; None: there are none.
-        tally: counts of all rows.
-        faulty: whether some of the settled rows are rejected.
-        shuffled: whether settled rows are the result of a shuffle instead of being read directly from the log.
+        counts: numbers of all rows by day and rule.
+        faulty: whether some of the uncontested rows are rejected.
+        shuffled: whether uncontested rows are the result of a shuffle instead of being read directly from the log.
     """
 
-    settled: DataFrame
+    uncontested: DataFrame
     contested: DataFrame | None
-    tally: Tally
+    counts: LoadCounts
     faulty: bool
     shuffled: bool
 
     @property
     def valid(self) -> DataFrame:
         """Rows that include all valid ones."""
-        return self.settled if self.contested is None else self.settled.unionByName(self.contested)
+        return self.uncontested if self.contested is None else self.uncontested.unionByName(self.contested)
 
     @property
     def rejected(self) -> DataFrame | None:
         """Rows that include all rejected ones; None: no row is rejected."""
-        parts = [self.settled] if self.faulty else []
+        parts = [self.uncontested] if self.faulty else []
         parts += [] if self.contested is None else [self.contested]
         return reduce(DataFrame.unionByName, parts) if parts else None
 
 
-def settle_events(judged: DataFrame, survey: Survey, others: DataFrame | None, keep: Keep) -> Judged:
+def deduplicate(checked: DataFrame, scan: Scan, others: DataFrame | None, keep: Keep) -> CheckedRows:
     """Apply the rules unique_event and new_event.
 
     Args:
-        judged: result of `judge_rows`.
-        survey: survey of the same rows.
+        checked: result of `apply_rules`.
+        scan: scan of the same rows.
         others: clicks of other loads that may contain the same events, or None.
         keep: persists the contested keys and rows.
     """
-    faulty = survey.tally.rejected > 0
-    keys, count = survey.repeated, survey.repeats
+    faulty = scan.counts.rejected > 0
+    keys, count = scan.repeated, scan.repeats
     if others is not None:
         others = others.withColumn(KEY, hash64(*map(F.col, EVENT)))
-        shared = judged.where(F.col(KEY).isNotNull()).select(KEY).join(others.select(KEY), KEY, "left_semi")
+        shared = checked.where(F.col(KEY).isNotNull()).select(KEY).join(others.select(KEY), KEY, "left_semi")
         keys = keep(keys.unionByName(shared).distinct())
         count = keys.count()
     if not count:
-        return Judged(judged, None, survey.tally, faulty, shuffled=False)
+        return CheckedRows(checked, None, scan.counts, faulty, shuffled=False)
     small = count <= SMALL
     keys = F.broadcast(keys) if small else keys
-    rows = judged.where(F.col(KEY).isNotNull()).join(keys, KEY, "left_semi")
+    rows = checked.where(F.col(KEY).isNotNull()).join(keys, KEY, "left_semi")
     # A key has two rows or more, one of which may be of another load. Spark plans a frame when it is marked as
     # persisted.
-    with overriding(judged.sparkSession, shuffles_of(judged.sparkSession, 2 * count, ROWS_A_TASK)):
+    with overriding(checked.sparkSession, shuffles_of(checked.sparkSession, 2 * count, ROWS_A_TASK)):
         decided = keep(_decide(rows, None if others is None else others.join(keys, KEY, "left_semi")))
     counted = decided.groupBy("ds", RULE).agg(F.count("*").alias("rows"), F.sum("label").alias("clicks")).collect()
     tasks = -(-sum(row["rows"] for row in counted) // ROWS_A_TASK)
-    contested = decided.select(*judged.columns).coalesce(max(tasks, 1))
-    tally = _correct(survey.tally, counted)
-    return Judged(judged.join(keys, KEY, "left_anti"), contested, tally, faulty, shuffled=not small)
+    contested = decided.select(*checked.columns).coalesce(max(tasks, 1))
+    counts = _correct(scan.counts, counted)
+    return CheckedRows(checked.join(keys, KEY, "left_anti"), contested, counts, faulty, shuffled=not small)
 
 
 def in_spans(spans: Collection[Span]) -> Column:
@@ -111,9 +111,9 @@ def _decide(rows: DataFrame, others: DataFrame | None) -> DataFrame:
     return rows.withColumns({RULE: rule, KNOWN: F.when(is_first, F.col(KNOWN))})
 
 
-def _correct(tally: Tally, counted: Collection[Row]) -> Tally:
+def _correct(counts: LoadCounts, counted: Collection[Row]) -> LoadCounts:
     """Correct the counts of contested rows, all of which were counted as valid."""
-    corrected = Tally(tally.rows.copy(), tally.clicks)
+    corrected = LoadCounts(counts.rows.copy(), counts.clicks)
     for row in counted:
         corrected.add((row["ds"], None), -row["rows"], -row["clicks"])
         corrected.add((row["ds"], row[RULE]), row["rows"], row["clicks"])

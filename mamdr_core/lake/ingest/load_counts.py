@@ -9,14 +9,14 @@ Cell = tuple[date | None, str | None]
 
 
 @dataclass
-class Tally:
+class LoadCounts:
     """Numbers of rows by day and rule, and of clicks among valid rows; rows_in = valid + rejected by construction.
 
     Example:
-        >>> tally = Tally()
-        >>> tally.add((date(2026, 1, 1), None), 10, 2)
-        >>> tally.add((None, "ds_present"), 1)
-        >>> tally.rows_in, tally.valid, tally.by_rule, tally.ctr
+        >>> counts = LoadCounts()
+        >>> counts.add((date(2026, 1, 1), None), 10, 2)
+        >>> counts.add((None, "ds_present"), 1)
+        >>> counts.rows_in, counts.valid, counts.by_rule, counts.ctr
         (11, 10, {'ds_present': 1}, 0.2)
     """
 
