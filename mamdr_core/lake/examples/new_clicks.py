@@ -4,8 +4,9 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
+from typing import Any
 
-from pyspark.sql import DataFrame, Row
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from mamdr_core.config.job_config import Config
@@ -62,9 +63,9 @@ class NewClicks:
     all_clicks: DataFrame
 
     @property
-    def seen(self) -> list[Row]:
-        """Domains of these clicks: id, `hash` of the id, rows, positives, first day `ds` and last day `newest`."""
-        return self.ids.domains if self.ids else []
+    def seen(self) -> list[dict[str, Any]]:
+        """The domains of these clicks, as in `FoundIds.domains`."""
+        return self.ids.found.domains if self.ids else []
 
     @property
     def rows(self) -> int:

@@ -1,0 +1,244 @@
+"""Finds the ids that vocabularies lack, and describes domains, by one scan of the clicks.
+
+Single rows are not shuffled: a task groups its rows by id and sends each range of hashes as one packed row. The task
+that receives a range merges its ids, removes known ones and sorts the others by their hashes. Grouping and numbering by
+Spark's own operators took several times as long (benchmarks/README.md).
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from itertools import accumulate, pairwise
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+from pyspark.sql.pandas.types import from_arrow_schema
+
+from mamdr_core.lake.core.caching import Keep
+from mamdr_core.lake.core.constants import constants
+from mamdr_core.lake.core.few import is_few
+from mamdr_core.lake.core.hashing import hash64, partition_keys
+
+DOMAIN = "domain"
+GROUPED_ROWS = 1 << 20
+"""Number of ids of a column that a task collects before it groups and sends them."""
+_KEYS = ("hash", "id")
+_AGGREGATES = {"rows": "sum", "ds": "min", "newest": "max", "positives": "sum", "unsplit": "sum"}
+"""How the facts of an id are merged; only domains have the last three."""
+_SENT = pa.schema([("column", pa.string()), ("range", pa.int32()), ("is_known", pa.bool_()), ("ids", pa.binary())])
+_FOUND = pa.schema([("column", pa.string()), ("range", pa.int32()), ("count", pa.int32()), ("ids", pa.binary())])
+_ENTRIES = pa.schema([("id", pa.string()), ("index", pa.int32()), ("first_seen", pa.date32())])
+
+Batches = Iterable[pa.RecordBatch]
+
+
+@dataclass(frozen=True)
+class FoundIds:
+    """Result of `find_ids`.
+
+    Attributes:
+        packed: a row for each column and range of hashes with new ids; on the driver if the session has the settings
+            for few rows.
+        counts: by column, number of new ids by range.
+        domains: if requested, of each domain: domain (the id), `hash` of the id (unsigned), rows, positives, first day
+            `ds`, last day `newest`, and `unsplit`, the number of rows without a split given by the log.
+    """
+
+    packed: DataFrame | pa.Table
+    counts: Mapping[str, Mapping[int, int]]
+    domains: list[dict[str, Any]]
+
+    def entries(self, spark: SparkSession, column: str, start: int) -> DataFrame:
+        """The new ids of a column: id, index from `start` in the order of their hashes, and first_seen."""
+        counts = self.counts[column]
+        firsts = list(accumulate((counts.get(number, 0) for number in range(max(counts, default=0))), initial=start))
+        if isinstance(self.packed, DataFrame):
+            packed = self.packed.where(F.col("column") == column)
+            return packed.mapInArrow(_number(firsts), from_arrow_schema(_ENTRIES))
+        packed = self.packed.filter(pc.equal(self.packed["column"], column))
+        entries = pa.Table.from_batches(_number(firsts)(packed.to_batches()), _ENTRIES)
+        return spark.createDataFrame(entries, from_arrow_schema(_ENTRIES))
+
+
+def find_ids(
+    rows: DataFrame, min_counts: Mapping[str, int], known: Mapping[str, DataFrame], domains: bool, keep: Keep
+) -> FoundIds:
+    """Find the ids of columns that are not known, and describe domains.
+
+    New ids are ordered by their hashes, whatever the order and partitions of the rows. With the settings for few rows,
+    they are found on the driver, before a task has started Python.
+
+    Args:
+        rows: rows with the columns of ids (null: no id) and `ds`; for domains also with `domain` and `label`.
+        min_counts: by column of ids, the minimum number of rows of an id.
+        known: by column, a frame with the column `id`.
+        domains: whether domains are described as well.
+        keep: persists the packed ids.
+    """
+    columns = [*min_counts, DOMAIN] if domains else list(min_counts)
+    facts = rows.select("ds", *_facts(rows, columns))
+    hashes = [
+        frame.select(F.lit(name).alias("column"), hash64(F.col("id")).alias("hash")) for name, frame in known.items()
+    ]
+    all_known = reduce(DataFrame.unionByName, hashes) if hashes else None
+    packed: DataFrame | pa.Table
+    if is_few(rows.sparkSession):
+        sent = list(_send(columns, 1)(facts.toArrow().to_batches()))
+        sent += _send_known(1)(all_known.toArrow().to_batches()) if all_known is not None else []
+        packed = pa.Table.from_batches(_merge(min_counts)(sent), _FOUND)
+        found = packed.to_pylist()
+    else:
+        packed = keep(_find(facts, all_known, columns, min_counts))
+        described = F.when(F.col("column") == DOMAIN, F.col("ids")).alias("ids")
+        found = packed.select("column", "range", "count", described).toArrow().to_pylist()
+    counts = {column: {row["range"]: row["count"] for row in found if row["column"] == column} for column in min_counts}
+    described_n = [_unpack(row["ids"]).to_pylist() for row in found if row["column"] == DOMAIN and domains]
+    return FoundIds(packed, counts, [{DOMAIN: each["id"], **each} for part in described_n for each in part])
+
+
+def _find(
+    facts: DataFrame, known: DataFrame | None, columns: Sequence[str], min_counts: Mapping[str, int]
+) -> DataFrame:
+    """Send the ids of all rows to as many tasks as the session's shuffles have, and merge them there."""
+    ranges = int(str(facts.sparkSession.conf.get("spark.sql.shuffle.partitions")))
+    sent = facts.mapInArrow(_send(columns, ranges), from_arrow_schema(_SENT))
+    if known is not None:
+        sent = sent.unionByName(known.mapInArrow(_send_known(ranges), from_arrow_schema(_SENT)))
+    receiver = F.get(constants(partition_keys(ranges)), F.col("range"))
+    return sent.repartition(ranges, receiver).mapInArrow(_merge(min_counts), from_arrow_schema(_FOUND))
+
+
+def _facts(rows: DataFrame, columns: Sequence[str]) -> list[Column]:
+    """Ids and hashes of the columns, by their numbers; for domains also `positives` and `unsplit`."""
+    facts = []
+    for number, column in enumerate(columns):
+        ids = F.col(f"`{column}`")
+        is_array = isinstance(rows.schema[column].dataType, T.ArrayType)
+        hashes = F.transform(ids, lambda value: hash64(value)) if is_array else hash64(ids)
+        facts += [ids.alias(f"ids_{number}"), hashes.alias(f"hashes_{number}")]
+    if DOMAIN in columns:
+        is_unsplit = F.col("split").isNull() if "split" in rows.columns else F.lit(False)
+        facts += [F.col("label").cast("bigint").alias("positives"), is_unsplit.cast("bigint").alias("unsplit")]
+    return facts
+
+
+def _send(columns: Sequence[str], ranges: int) -> Callable[[Batches], Iterator[pa.RecordBatch]]:
+    """Group the ids of a task's rows, and pack each range of them."""
+
+    def send(batches: Batches) -> Iterator[pa.RecordBatch]:
+        collected: dict[str, list[pa.Table]] = {column: [] for column in columns}
+        for batch in batches:
+            for number, (column, tables) in enumerate(collected.items()):
+                tables.append(_ids_of(batch, number, column == DOMAIN))
+                if sum(map(len, tables)) >= GROUPED_ROWS:
+                    yield _in_ranges(column, _grouped(tables), ranges)
+                    tables.clear()
+        for column, tables in collected.items():
+            if tables:
+                yield _in_ranges(column, _grouped(tables), ranges)
+
+    return send
+
+
+def _send_known(ranges: int) -> Callable[[Batches], Iterator[pa.RecordBatch]]:
+    """Pack each range of the hashes of known ids."""
+
+    def send(batches: Batches) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            for column in batch.column("column").unique().to_pylist():
+                hashes = batch.filter(pc.equal(batch.column("column"), column)).column("hash")
+                yield _in_ranges(column, pa.table({"hash": hashes.view(pa.uint64())}), ranges, is_known=True)
+
+    return send
+
+
+def _ids_of(batch: pa.RecordBatch, number: int, is_domain: bool) -> pa.Table:
+    """The ids of one column in a batch with their facts, one row per occurrence."""
+    ids, hashes, days = batch.column(f"ids_{number}"), batch.column(f"hashes_{number}"), batch.column("ds")
+    facts = {"ds": days}
+    if is_domain:
+        facts |= {"newest": days, **{name: batch.column(name) for name in ("positives", "unsplit")}}
+    if pa.types.is_list(ids.type):
+        parents = pc.list_parent_indices(ids)
+        facts = {name: values.take(parents) for name, values in facts.items()}
+        ids, hashes = ids.flatten(), hashes.flatten()
+    rows = np.ones(len(ids), np.int64)
+    table = pa.table({"hash": hashes.view(pa.uint64()), "id": ids, "rows": rows, **facts})
+    return table.filter(pc.is_valid(ids)) if ids.null_count else table
+
+
+def _grouped(tables: Sequence[pa.Table]) -> pa.Table:
+    """One row per id, with its merged facts."""
+    table = pa.concat_tables(tables)
+    facts = [(name, how) for name, how in _AGGREGATES.items() if name in table.column_names]
+    grouped = table.group_by(list(_KEYS), use_threads=False).aggregate(facts)
+    return grouped.select([*_KEYS, *map("_".join, facts)]).rename_columns([*_KEYS, *(name for name, _ in facts)])
+
+
+def _in_ranges(column: str, ids: pa.Table, ranges: int, is_known: bool = False) -> pa.RecordBatch:
+    """A row for each range of hashes, as unsigned numbers, with packed ids."""
+    number = (ids["hash"].to_numpy() >> np.uint64(32)) * np.uint64(ranges) >> np.uint64(32)
+    order = np.argsort(number, kind="stable")
+    ids, edges = ids.take(order), np.searchsorted(number[order], np.arange(ranges + 1))
+    parts = [(place, ids[first:last]) for place, (first, last) in enumerate(pairwise(edges)) if first < last]
+    rows = [{"column": column, "range": place, "is_known": is_known, "ids": _pack(part)} for place, part in parts]
+    return pa.RecordBatch.from_pylist(rows, _SENT)
+
+
+def _merge(min_counts: Mapping[str, int]) -> Callable[[Batches], Iterator[pa.RecordBatch]]:
+    """Merge the ids of each received range: new ids sorted by hash with their first days, and all facts of domains."""
+
+    def merge(batches: Batches) -> Iterator[pa.RecordBatch]:
+        seen, known = defaultdict[tuple[str, int], list[pa.Table]](list), defaultdict[tuple[str, int], list[Any]](list)
+        for row in (row for batch in batches for row in batch.to_pylist()):
+            place, ids = (row["column"], row["range"]), _unpack(row["ids"])
+            if row["is_known"]:
+                known[place].append(ids["hash"].to_numpy())
+            else:
+                seen[place].append(ids)
+        for (column, number), tables in seen.items():
+            ids = _grouped(tables)
+            if column in min_counts:
+                ids = ids.filter(pc.greater_equal(ids["rows"], min_counts[column]))
+            ids = ids.sort_by([(key, "ascending") for key in _KEYS])
+            if column in min_counts:
+                hashes = ids["hash"].to_numpy()
+                is_new = np.append(True, hashes[1:] != hashes[:-1])[: len(hashes)]
+                if (column, number) in known:
+                    is_new &= ~np.isin(hashes, np.concatenate(known[column, number]))
+                ids = ids.filter(is_new).select(["id", "ds"])
+            if len(ids):
+                found = {"column": column, "range": number, "count": len(ids), "ids": _pack(ids)}
+                yield pa.RecordBatch.from_pylist([found], _FOUND)
+
+    return merge
+
+
+def _number(firsts: Sequence[int]) -> Callable[[Batches], Iterator[pa.RecordBatch]]:
+    """Unpack new ids, and number those of each range from its first index."""
+
+    def number(batches: Batches) -> Iterator[pa.RecordBatch]:
+        for row in (row for batch in batches for row in batch.to_pylist()):
+            ids, first = _unpack(row["ids"]), firsts[row["range"]]
+            index = np.arange(first, first + len(ids), dtype=np.int32)
+            yield from pa.table([ids["id"], index, ids["ds"]], schema=_ENTRIES).combine_chunks().to_batches()
+
+    return number
+
+
+def _pack(ids: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, ids.schema) as writer:
+        writer.write_table(ids)
+    packed: bytes = sink.getvalue().to_pybytes()
+    return packed
+
+
+def _unpack(packed: bytes) -> pa.Table:
+    return pa.ipc.open_stream(packed).read_all()
