@@ -8,7 +8,6 @@ Spark's own operators took several times as long (benchmarks/README.md).
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -29,6 +28,8 @@ DOMAIN = "domain"
 GROUPED_ROWS = 1 << 20
 """Number of ids of a column that a task collects before it groups and sends them."""
 _KEYS = ("hash", "id")
+_KNOWN, _KNOWN_HASH = "known", "known_hash"
+"""Columns of rows that are known ids instead of clicks: the column of the ids, and the hash."""
 _AGGREGATES = {"rows": "sum", "ds": "min", "newest": "max", "positives": "sum", "unsplit": "sum"}
 """How the facts of an id are merged; only domains have the last three."""
 _SENT = pa.schema([("column", pa.string()), ("range", pa.int32()), ("is_known", pa.bool_()), ("ids", pa.binary())])
@@ -83,35 +84,24 @@ def find_ids(
     """
     columns = [*min_counts, DOMAIN] if domains else list(min_counts)
     facts = rows.select("ds", *_facts(rows, columns))
-    hashes = [
-        frame.select(F.lit(name).alias("column"), hash64(F.col("id")).alias("hash")) for name, frame in known.items()
-    ]
-    all_known = reduce(DataFrame.unionByName, hashes) if hashes else None
+    for name, frame in known.items():
+        hashes = frame.select(F.lit(name).alias(_KNOWN), hash64(F.col("id")).alias(_KNOWN_HASH))
+        facts = facts.unionByName(hashes, allowMissingColumns=True)
     packed: DataFrame | pa.Table
     if is_few(rows.sparkSession):
-        sent = list(_send(columns, 1)(facts.toArrow().to_batches()))
-        sent += _send_known(1)(all_known.toArrow().to_batches()) if all_known is not None else []
+        sent = _send(columns, 1)(facts.toArrow().to_batches())
         packed = pa.Table.from_batches(_merge(min_counts)(sent), _FOUND)
         found = packed.to_pylist()
     else:
-        packed = keep(_find(facts, all_known, columns, min_counts))
-        described = F.when(F.col("column") == DOMAIN, F.col("ids")).alias("ids")
-        found = packed.select("column", "range", "count", described).toArrow().to_pylist()
+        ranges = int(str(rows.sparkSession.conf.get("spark.sql.shuffle.partitions")))
+        receiver = F.get(constants(partition_keys(ranges)), F.col("range"))
+        packed_rows = facts.mapInArrow(_send(columns, ranges), from_arrow_schema(_SENT)).repartition(ranges, receiver)
+        packed = keep(packed_rows.mapInArrow(_merge(min_counts), from_arrow_schema(_FOUND)))
+        domains_only = F.when(F.col("column") == DOMAIN, F.col("ids")).alias("ids")
+        found = packed.select("column", "range", "count", domains_only).toArrow().to_pylist()
     counts = {column: {row["range"]: row["count"] for row in found if row["column"] == column} for column in min_counts}
-    described_n = [_unpack(row["ids"]).to_pylist() for row in found if row["column"] == DOMAIN and domains]
-    return FoundIds(packed, counts, [{DOMAIN: each["id"], **each} for part in described_n for each in part])
-
-
-def _find(
-    facts: DataFrame, known: DataFrame | None, columns: Sequence[str], min_counts: Mapping[str, int]
-) -> DataFrame:
-    """Send the ids of all rows to as many tasks as the session's shuffles have, and merge them there."""
-    ranges = int(str(facts.sparkSession.conf.get("spark.sql.shuffle.partitions")))
-    sent = facts.mapInArrow(_send(columns, ranges), from_arrow_schema(_SENT))
-    if known is not None:
-        sent = sent.unionByName(known.mapInArrow(_send_known(ranges), from_arrow_schema(_SENT)))
-    receiver = F.get(constants(partition_keys(ranges)), F.col("range"))
-    return sent.repartition(ranges, receiver).mapInArrow(_merge(min_counts), from_arrow_schema(_FOUND))
+    parts = [_unpack(row["ids"]).to_pylist() for row in found if row["column"] == DOMAIN and domains]
+    return FoundIds(packed, counts, [{DOMAIN: each["id"], **each} for part in parts for each in part])
 
 
 def _facts(rows: DataFrame, columns: Sequence[str]) -> list[Column]:
@@ -129,11 +119,14 @@ def _facts(rows: DataFrame, columns: Sequence[str]) -> list[Column]:
 
 
 def _send(columns: Sequence[str], ranges: int) -> Callable[[Batches], Iterator[pa.RecordBatch]]:
-    """Group the ids of a task's rows, and pack each range of them."""
+    """Group the ids of a task's rows, and pack each range of hashes; known ids are packed without grouping."""
 
     def send(batches: Batches) -> Iterator[pa.RecordBatch]:
         collected: dict[str, list[pa.Table]] = {column: [] for column in columns}
         for batch in batches:
+            if _KNOWN in batch.schema.names:
+                yield from _send_known(batch, ranges)
+                batch = batch.filter(batch.column(_KNOWN).is_null())
             for number, (column, tables) in enumerate(collected.items()):
                 tables.append(_ids_of(batch, number, column == DOMAIN))
                 if sum(map(len, tables)) >= GROUPED_ROWS:
@@ -146,16 +139,10 @@ def _send(columns: Sequence[str], ranges: int) -> Callable[[Batches], Iterator[p
     return send
 
 
-def _send_known(ranges: int) -> Callable[[Batches], Iterator[pa.RecordBatch]]:
-    """Pack each range of the hashes of known ids."""
-
-    def send(batches: Batches) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            for column in batch.column("column").unique().to_pylist():
-                hashes = batch.filter(pc.equal(batch.column("column"), column)).column("hash")
-                yield _in_ranges(column, pa.table({"hash": hashes.view(pa.uint64())}), ranges, is_known=True)
-
-    return send
+def _send_known(batch: pa.RecordBatch, ranges: int) -> Iterator[pa.RecordBatch]:
+    for column in batch.column(_KNOWN).drop_null().unique().to_pylist():
+        hashes = batch.filter(pc.equal(batch.column(_KNOWN), column)).column(_KNOWN_HASH)
+        yield _in_ranges(column, pa.table({"hash": hashes.view(pa.uint64())}), ranges, is_known=True)
 
 
 def _ids_of(batch: pa.RecordBatch, number: int, is_domain: bool) -> pa.Table:
@@ -184,7 +171,9 @@ def _grouped(tables: Sequence[pa.Table]) -> pa.Table:
 def _in_ranges(column: str, ids: pa.Table, ranges: int, is_known: bool = False) -> pa.RecordBatch:
     """A row for each range of hashes, as unsigned numbers, with packed ids."""
     number = (ids["hash"].to_numpy() >> np.uint64(32)) * np.uint64(ranges) >> np.uint64(32)
-    order = np.argsort(number, kind="stable")
+    order = np.argsort(
+        number.astype(np.uint16 if ranges <= 1 << 16 else np.uint32), kind="stable"
+    )  # 16 bits: radix sort
     ids, edges = ids.take(order), np.searchsorted(number[order], np.arange(ranges + 1))
     parts = [(place, ids[first:last]) for place, (first, last) in enumerate(pairwise(edges)) if first < last]
     rows = [{"column": column, "range": place, "is_known": is_known, "ids": _pack(part)} for place, part in parts]
