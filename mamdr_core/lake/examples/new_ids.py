@@ -48,7 +48,7 @@ class FoundIds:
             for few rows.
         counts: by column, number of new ids by range.
         domains: if requested, of each domain: domain (the id), `hash` of the id (unsigned), rows, positives, first day
-            `ds`, last day `newest`, and `unsplit`, the number of rows without a split given by the log.
+            `ds`, last day `newest`, and, if rows have `split`, `unsplit`, the number of rows without one.
     """
 
     packed: DataFrame | pa.Table
@@ -105,7 +105,7 @@ def find_ids(
 
 
 def _facts(rows: DataFrame, columns: Sequence[str]) -> list[Column]:
-    """Ids and hashes of the columns, by their numbers; for domains also `positives` and `unsplit`."""
+    """Ids and hashes of the columns, by their numbers; for domains also the counted facts of a row."""
     facts = []
     for number, column in enumerate(columns):
         ids = F.col(f"`{column}`")
@@ -113,8 +113,8 @@ def _facts(rows: DataFrame, columns: Sequence[str]) -> list[Column]:
         hashes = F.transform(ids, lambda value: hash64(value)) if is_array else hash64(ids)
         facts += [ids.alias(f"ids_{number}"), hashes.alias(f"hashes_{number}")]
     if DOMAIN in columns:
-        is_unsplit = F.col("split").isNull() if "split" in rows.columns else F.lit(False)
-        facts += [F.col("label").cast("bigint").alias("positives"), is_unsplit.cast("bigint").alias("unsplit")]
+        facts.append(F.col("label").alias("positives"))
+        facts += [F.col("split").isNull().cast("int").alias("unsplit")] if "split" in rows.columns else []
     return facts
 
 
@@ -150,7 +150,8 @@ def _ids_of(batch: pa.RecordBatch, number: int, is_domain: bool) -> pa.Table:
     ids, hashes, days = batch.column(f"ids_{number}"), batch.column(f"hashes_{number}"), batch.column("ds")
     facts = {"ds": days}
     if is_domain:
-        facts |= {"newest": days, **{name: batch.column(name) for name in ("positives", "unsplit")}}
+        counted = [name for name in ("positives", "unsplit") if name in batch.schema.names]
+        facts |= {"newest": days, **{name: batch.column(name) for name in counted}}
     if pa.types.is_list(ids.type):
         parents = pc.list_parent_indices(ids)
         facts = {name: values.take(parents) for name, values in facts.items()}
