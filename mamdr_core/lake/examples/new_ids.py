@@ -122,27 +122,27 @@ def _send(columns: Sequence[str], ranges: int) -> Callable[[Batches], Iterator[p
     """Group the ids of a task's rows, and pack each range of hashes; known ids are packed without grouping."""
 
     def send(batches: Batches) -> Iterator[pa.RecordBatch]:
-        collected: dict[str, list[pa.Table]] = {column: [] for column in columns}
+        collected = defaultdict[tuple[str, bool], list[pa.Table]](list)
         for batch in batches:
-            if _KNOWN in batch.schema.names:
-                yield from _send_known(batch, ranges)
-                batch = batch.filter(batch.column(_KNOWN).is_null())
-            for number, (column, tables) in enumerate(collected.items()):
-                tables.append(_ids_of(batch, number, column == DOMAIN))
-                if sum(map(len, tables)) >= GROUPED_ROWS:
-                    yield _in_ranges(column, _grouped(tables), ranges)
-                    tables.clear()
-        for column, tables in collected.items():
-            if tables:
-                yield _in_ranges(column, _grouped(tables), ranges)
+            for place, ids in _by_column(batch, columns):
+                collected[place].append(ids)
+                if sum(map(len, collected[place])) >= GROUPED_ROWS:
+                    yield _in_ranges(*place, collected.pop(place), ranges)
+        for place, tables in collected.items():
+            yield _in_ranges(*place, tables, ranges)
 
     return send
 
 
-def _send_known(batch: pa.RecordBatch, ranges: int) -> Iterator[pa.RecordBatch]:
-    for column in batch.column(_KNOWN).drop_null().unique().to_pylist():
-        hashes = batch.filter(pc.equal(batch.column(_KNOWN), column)).column(_KNOWN_HASH)
-        yield _in_ranges(column, pa.table({"hash": hashes.view(pa.uint64())}), ranges, is_known=True)
+def _by_column(batch: pa.RecordBatch, columns: Sequence[str]) -> Iterator[tuple[tuple[str, bool], pa.Table]]:
+    """The ids of a batch by column, and whether they are known."""
+    if _KNOWN in batch.schema.names:
+        for column in batch.column(_KNOWN).drop_null().unique().to_pylist():
+            hashes = batch.filter(pc.equal(batch.column(_KNOWN), column)).column(_KNOWN_HASH)
+            yield (column, True), pa.table({"hash": hashes.view(pa.uint64())})
+        batch = batch.filter(batch.column(_KNOWN).is_null())
+    for number, column in enumerate(columns if len(batch) else ()):
+        yield (column, False), _ids_of(batch, number, column == DOMAIN)
 
 
 def _ids_of(batch: pa.RecordBatch, number: int, is_domain: bool) -> pa.Table:
@@ -169,12 +169,12 @@ def _grouped(tables: Sequence[pa.Table]) -> pa.Table:
     return grouped.select([*_KEYS, *map("_".join, facts)]).rename_columns([*_KEYS, *(name for name, _ in facts)])
 
 
-def _in_ranges(column: str, ids: pa.Table, ranges: int, is_known: bool = False) -> pa.RecordBatch:
+def _in_ranges(column: str, is_known: bool, tables: Sequence[pa.Table], ranges: int) -> pa.RecordBatch:
     """A row for each range of hashes, as unsigned numbers, with packed ids."""
+    ids = pa.concat_tables(tables) if is_known else _grouped(tables)
     number = (ids["hash"].to_numpy() >> np.uint64(32)) * np.uint64(ranges) >> np.uint64(32)
-    order = np.argsort(
-        number.astype(np.uint16 if ranges <= 1 << 16 else np.uint32), kind="stable"
-    )  # 16 bits: radix sort
+    number = number.astype(np.uint16 if ranges <= 1 << 16 else np.uint32)  # numpy sorts 16 bits by radix
+    order = np.argsort(number, kind="stable")
     ids, edges = ids.take(order), np.searchsorted(number[order], np.arange(ranges + 1))
     parts = [(place, ids[first:last]) for place, (first, last) in enumerate(pairwise(edges)) if first < last]
     rows = [{"column": column, "range": place, "is_known": is_known, "ids": _pack(part)} for place, part in parts]
