@@ -111,8 +111,9 @@ def run_job(image: Image, arguments: tuple[str, ...]) -> None:
 
 def check_airflow(image: Image) -> None:
     """Airflow of the image reads the DAGs."""
-    prepare = "airflow db migrate >/data/migrate.log 2>&1; airflow dags reserialize >>/data/migrate.log 2>&1"
-    script = f"{prepare}; airflow dags list-import-errors; airflow dags list"
+    prepare = "airflow db migrate && airflow dags reserialize"
+    script = f"{{ {prepare}; }} >/data/airflow.log 2>&1 || {{ cat /data/airflow.log; exit 1; }}; "
+    script += "airflow dags list-import-errors; airflow dags list"
     printed = run_in(image, [*image.entrypoint, "bash", "-ec", script], capture=True)
     if "No data found" not in printed or "mamdr_daily" not in printed:
         raise SystemExit(f"error: Airflow does not read the DAGs:\n{printed}")

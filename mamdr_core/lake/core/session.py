@@ -132,9 +132,11 @@ def shuffles_of(spark: SparkSession, rows: int, a_task: int = ROWS_A_TASK) -> di
 
     Files are read by several tasks a core, so that no core waits long for the last one.
     """
-    name = "spark.sql.shuffle.partitions"
-    splits = READS_A_CORE * spark.sparkContext.defaultParallelism
-    return {name: max(int(str(spark.conf.get(name))), -(-rows // a_task)), "spark.sql.files.minPartitionNum": splits}
+    wanted = {
+        "spark.sql.shuffle.partitions": -(-rows // a_task),
+        "spark.sql.files.minPartitionNum": READS_A_CORE * spark.sparkContext.defaultParallelism,
+    }
+    return {name: max(int(spark.conf.get(name, "0") or 0), least) for name, least in wanted.items()}
 
 
 def settings_for(spark: SparkSession, rows: int, held: int = 0) -> Mapping[str, str | int]:

@@ -64,8 +64,8 @@ class NewClicks:
 
     @property
     def seen(self) -> list[dict[str, Any]]:
-        """The domains of these clicks, as in `FoundIds.domains`."""
-        return self.ids.found.domains if self.ids else []
+        """The domains of these clicks, as in `UnknownIds.domains`."""
+        return self.ids.unknown.domains if self.ids else []
 
     @property
     def rows(self) -> int:
@@ -132,6 +132,11 @@ def find_ids(lake: Lake, clicks: DataFrame, config: Config, keep: Keep) -> NewId
     Vocabularies with a `min_count` above 1 are not included, because they require the rows of all days.
     """
     return find_new_ids(lake, _vocabularies(config)[0], clicks, keep, domains=True)
+
+
+def bytes_of_vocabularies(lake: Lake, config: Config) -> int:
+    """Total size of the vocabularies that may be large, in bytes."""
+    return sum(lake.log(ids.table).size() for part in _vocabularies(config) for ids in part)
 
 
 def _vocabularies(config: Config) -> tuple[list[Ids], list[Ids]]:

@@ -19,7 +19,7 @@ from mamdr_core.lake.core.few import small
 from mamdr_core.lake.core.hashing import hash64
 from mamdr_core.lake.core.session import memory_of
 from mamdr_core.lake.core.tables import Lake
-from mamdr_core.lake.examples.new_ids import FoundIds, find_ids
+from mamdr_core.lake.examples.unknown_ids import UnknownIds, find_unknown_ids
 from mamdr_core.runtime.errors import MamdrError
 from schemas import UNKNOWN_INDEX, Column, DeclaredTable
 
@@ -62,20 +62,20 @@ class NewIds:
     Attributes:
         rows: the rows that were searched.
         known: by column, declaration and previous rows of the vocabulary; None: the table does not exist.
-        found: the new ids by column and, if requested, the domains.
+        unknown: the new ids by column and, if requested, the domains.
     """
 
     wanted: Sequence[Ids]
     rows: DataFrame
     known: Mapping[str, tuple[DeclaredTable, DataFrame | None]]
-    found: FoundIds
+    unknown: UnknownIds
 
 
 def find_new_ids(lake: Lake, wanted: Sequence[Ids], rows: DataFrame, keep: Keep, domains: bool = False) -> NewIds:
     """Find the ids that the vocabularies lack, by one query.
 
     New ids follow the existing ones in an order decided by hashes, so that the same days in the same order give the
-    same indices, whatever the order and partitions of the rows. No task processes all ids.
+    same indices, whatever the order and partitions of the rows. With many rows, no task processes all ids.
 
     Args:
         rows: rows with the columns of ids (null: no id) and `ds`; for domains also with `domain` and `label`.
@@ -84,8 +84,8 @@ def find_new_ids(lake: Lake, wanted: Sequence[Ids], rows: DataFrame, keep: Keep,
     """
     known = {ids.column: read_known(lake, ids.table) for ids in wanted}
     existing = {column: frame for column, (_, frame) in known.items() if frame is not None}
-    found = find_ids(rows, {ids.column: ids.min_count for ids in wanted}, existing, domains, keep)
-    return NewIds(wanted, rows, known, found)
+    unknown = find_unknown_ids(rows, {ids.column: ids.min_count for ids in wanted}, existing, domains, keep)
+    return NewIds(wanted, rows, known, unknown)
 
 
 def add_new_ids(lake: Lake, found: NewIds, keep: Keep) -> dict[str, Growth]:
@@ -118,8 +118,8 @@ def add_new_ids(lake: Lake, found: NewIds, keep: Keep) -> dict[str, Growth]:
 def _add(lake: Lake, column: str, new_ids: NewIds) -> Growth | None:
     """Append the new ids of one column; None: another job has added ids in the meantime."""
     table, known = new_ids.known[column]
-    before, new = known.count() if known is not None else 0, sum(new_ids.found.counts[column].values())
-    entries = new_ids.found.entries(lake.spark, column, before)
+    before, new = known.count() if known is not None else 0, sum(new_ids.unknown.counts[column].values())
+    entries = new_ids.unknown.entries(lake.spark, column, before)
     if not new:
         lake.create(table)
     elif not lake.append_to(table, with_last_seen(entries), rows_before=before):

@@ -9,8 +9,8 @@ from pyspark.sql import functions as F
 from mamdr_core.lake.core.caching import kept_frames
 from mamdr_core.lake.core.hashing import hash64
 from mamdr_core.lake.core.session import FEW, overriding
-from mamdr_core.lake.examples import new_ids
-from mamdr_core.lake.examples.new_ids import find_ids
+from mamdr_core.lake.examples import unknown_ids
+from mamdr_core.lake.examples.unknown_ids import find_unknown_ids
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
@@ -54,16 +54,18 @@ def expected(known):
     }
 
 
-@pytest.mark.parametrize("settings", [FEW, MANY], ids=["driver", "tasks"])
-def test_new_ids_are_numbered_by_their_hashes_and_domains_described(spark, rows, settings, monkeypatch):
-    monkeypatch.setattr(new_ids, "GROUPED_ROWS", 100)
+@pytest.mark.parametrize(("settings", "most_bytes"), [(FEW, 1 << 63), (FEW, 0), (MANY, 0)])
+def test_new_ids_are_numbered_by_their_hashes_and_domains_described(spark, rows, settings, most_bytes, monkeypatch):
+    """On the driver, by one task and by several."""
+    monkeypatch.setattr(unknown_ids, "GROUPED_ROWS", 100)
+    monkeypatch.setattr(unknown_ids, "FEW_BYTES", most_bytes)
     known = [f"u{number}" for number in range(20, 60)]
     known_users = spark.createDataFrame([(name,) for name in known], "id string")
     names = [f"{kind}{n}" for kind in "uit" for n in [*range(91), "often"]]
     hashed = spark.createDataFrame([(name,) for name in names], "id string").select("id", hash64(F.col("id")))
     hashes = {name: value % (1 << 64) for name, value in hashed.collect()}
     with kept_frames() as keep, overriding(spark, settings):
-        found = find_ids(rows, MIN_COUNTS, {"user": known_users}, True, keep)
+        found = find_unknown_ids(rows, MIN_COUNTS, {"user": known_users}, True, keep)
         entries = {
             column: sorted(found.entries(spark, column, 40).collect(), key=lambda row: row["index"])
             for column in MIN_COUNTS

@@ -2,7 +2,7 @@
 
 Single rows are not shuffled: a task groups its rows by id and sends each range of hashes as one packed row. The task
 that receives a range merges its ids, removes known ones and sorts the others by their hashes. Grouping and numbering by
-Spark's own operators took several times as long (benchmarks/README.md).
+Spark's own operators took 1.7 times as long (benchmarks/README.md).
 """
 
 from collections import defaultdict
@@ -21,12 +21,13 @@ from pyspark.sql.pandas.types import from_arrow_schema
 
 from mamdr_core.lake.core.caching import Keep
 from mamdr_core.lake.core.constants import constants
-from mamdr_core.lake.core.few import is_few
+from mamdr_core.lake.core.few import bytes_of, is_few
 from mamdr_core.lake.core.hashing import hash64, partition_keys
+from mamdr_core.lake.core.session import FEW_BYTES
 
 DOMAIN = "domain"
-GROUPED_ROWS = 1 << 20
-"""Number of ids of a column that a task collects before it groups and sends them."""
+GROUPED_ROWS, GROUPED_BYTES = 1 << 20, 1 << 28
+"""Number, or size, of the ids of a column that a task collects before it groups and sends them."""
 _KEYS = ("hash", "id")
 _KNOWN, _KNOWN_HASH = "known", "known_hash"
 """Columns of rows that are known ids instead of clicks: the column of the ids, and the hash."""
@@ -40,12 +41,11 @@ Batches = Iterable[pa.RecordBatch]
 
 
 @dataclass(frozen=True)
-class FoundIds:
-    """Result of `find_ids`.
+class UnknownIds:
+    """Result of `find_unknown_ids`.
 
     Attributes:
-        packed: a row for each column and range of hashes with new ids; on the driver if the session has the settings
-            for few rows.
+        packed: a row for each column and range of hashes with new ids; on the driver if the rows were few.
         counts: by column, number of new ids by range.
         domains: if requested, of each domain: domain (the id), `hash` of the id (unsigned), rows, positives, first day
             `ds`, last day `newest`, and, if rows have `split`, `unsplit`, the number of rows without one.
@@ -64,16 +64,16 @@ class FoundIds:
             return packed.mapInArrow(_number(firsts), from_arrow_schema(_ENTRIES))
         packed = self.packed.filter(pc.equal(self.packed["column"], column))
         entries = pa.Table.from_batches(_number(firsts)(packed.to_batches()), _ENTRIES)
-        return spark.createDataFrame(entries, from_arrow_schema(_ENTRIES))
+        return spark.createDataFrame(entries, from_arrow_schema(_ENTRIES)).coalesce(1)
 
 
-def find_ids(
+def find_unknown_ids(
     rows: DataFrame, min_counts: Mapping[str, int], known: Mapping[str, DataFrame], domains: bool, keep: Keep
-) -> FoundIds:
+) -> UnknownIds:
     """Find the ids of columns that are not known, and describe domains.
 
-    New ids are ordered by their hashes, whatever the order and partitions of the rows. With the settings for few rows,
-    they are found on the driver, before a task has started Python.
+    New ids are ordered by their hashes, whatever the order and partitions of the rows. Those of few rows are found on
+    the driver, before a task has started Python.
 
     Args:
         rows: rows with the columns of ids (null: no id) and `ds`; for domains also with `domain` and `label`.
@@ -88,7 +88,7 @@ def find_ids(
         hashes = frame.select(F.lit(name).alias(_KNOWN), hash64(F.col("id")).alias(_KNOWN_HASH))
         facts = facts.unionByName(hashes, allowMissingColumns=True)
     packed: DataFrame | pa.Table
-    if is_few(rows.sparkSession):
+    if is_few(rows.sparkSession) and bytes_of(rows) <= FEW_BYTES:
         sent = _send(columns, 1)(facts.toArrow().to_batches())
         packed = pa.Table.from_batches(_merge(min_counts)(sent), _FOUND)
         found = packed.to_pylist()
@@ -100,8 +100,11 @@ def find_ids(
         domains_only = F.when(F.col("column") == DOMAIN, F.col("ids")).alias("ids")
         found = packed.select("column", "range", "count", domains_only).toArrow().to_pylist()
     counts = {column: {row["range"]: row["count"] for row in found if row["column"] == column} for column in min_counts}
-    parts = [_unpack(row["ids"]).to_pylist() for row in found if row["column"] == DOMAIN and domains]
-    return FoundIds(packed, counts, [{DOMAIN: each["id"], **each} for part in parts for each in part])
+    described = [_unpack(row["ids"]) for row in found if row["column"] == DOMAIN and domains]
+    named = [
+        part.rename_columns([DOMAIN if name == "id" else name for name in part.column_names]) for part in described
+    ]
+    return UnknownIds(packed, counts, [each for part in named for each in part.to_pylist()])
 
 
 def _facts(rows: DataFrame, columns: Sequence[str]) -> list[Column]:
@@ -124,12 +127,13 @@ def _send(columns: Sequence[str], ranges: int) -> Callable[[Batches], Iterator[p
     def send(batches: Batches) -> Iterator[pa.RecordBatch]:
         collected = defaultdict[tuple[str, bool], list[pa.Table]](list)
         for batch in batches:
-            for place, ids in _by_column(batch, columns):
-                collected[place].append(ids)
-                if sum(map(len, collected[place])) >= GROUPED_ROWS:
-                    yield _in_ranges(*place, collected.pop(place), ranges)
-        for place, tables in collected.items():
-            yield _in_ranges(*place, tables, ranges)
+            for kind, ids in _by_column(batch, columns):
+                tables = collected[kind]
+                tables.append(ids)
+                if sum(map(len, tables)) >= GROUPED_ROWS or sum(table.nbytes for table in tables) >= GROUPED_BYTES:
+                    yield _in_ranges(*kind, collected.pop(kind), ranges)
+        for kind, tables in collected.items():
+            yield _in_ranges(*kind, tables, ranges)
 
     return send
 
@@ -172,12 +176,12 @@ def _grouped(tables: Sequence[pa.Table]) -> pa.Table:
 def _in_ranges(column: str, is_known: bool, tables: Sequence[pa.Table], ranges: int) -> pa.RecordBatch:
     """A row for each range of hashes, as unsigned numbers, with packed ids."""
     ids = pa.concat_tables(tables) if is_known else _grouped(tables)
-    number = (ids["hash"].to_numpy() >> np.uint64(32)) * np.uint64(ranges) >> np.uint64(32)
-    number = number.astype(np.uint16 if ranges <= 1 << 16 else np.uint32)  # numpy sorts 16 bits by radix
-    order = np.argsort(number, kind="stable")
-    ids, edges = ids.take(order), np.searchsorted(number[order], np.arange(ranges + 1))
-    parts = [(place, ids[first:last]) for place, (first, last) in enumerate(pairwise(edges)) if first < last]
-    rows = [{"column": column, "range": place, "is_known": is_known, "ids": _pack(part)} for place, part in parts]
+    range_of_ids = (ids["hash"].to_numpy() >> np.uint64(32)) * np.uint64(ranges) >> np.uint64(32)
+    range_of_ids = range_of_ids.astype(np.uint16 if ranges <= 1 << 16 else np.uint32)  # numpy sorts 16 bits by radix
+    order = np.argsort(range_of_ids, kind="stable")
+    ids, edges = ids.take(order), np.searchsorted(range_of_ids[order], np.arange(ranges + 1))
+    parts = [(number, ids[first:last]) for number, (first, last) in enumerate(pairwise(edges)) if first < last]
+    rows = [{"column": column, "range": number, "is_known": is_known, "ids": _pack(part)} for number, part in parts]
     return pa.RecordBatch.from_pylist(rows, _SENT)
 
 
@@ -187,11 +191,11 @@ def _merge(min_counts: Mapping[str, int]) -> Callable[[Batches], Iterator[pa.Rec
     def merge(batches: Batches) -> Iterator[pa.RecordBatch]:
         seen, known = defaultdict[tuple[str, int], list[pa.Table]](list), defaultdict[tuple[str, int], list[Any]](list)
         for row in (row for batch in batches for row in batch.to_pylist()):
-            place, ids = (row["column"], row["range"]), _unpack(row["ids"])
+            key, ids = (row["column"], row["range"]), _unpack(row["ids"])
             if row["is_known"]:
-                known[place].append(ids["hash"].to_numpy())
+                known[key].append(ids["hash"].to_numpy())
             else:
-                seen[place].append(ids)
+                seen[key].append(ids)
         for (column, number), tables in seen.items():
             ids = _grouped(tables)
             if column in min_counts:
