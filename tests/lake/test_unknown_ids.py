@@ -8,7 +8,7 @@ from pyspark.sql import functions as F
 
 from mamdr_core.lake.core.caching import kept_frames
 from mamdr_core.lake.core.hashing import hash64
-from mamdr_core.lake.core.session import FEW, overriding
+from mamdr_core.lake.core.session import overriding
 from mamdr_core.lake.examples import unknown_ids
 from mamdr_core.lake.examples.unknown_ids import find_unknown_ids
 
@@ -16,7 +16,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
 DAYS = [date(2026, 1, 1), date(2026, 1, 2), date(2026, 1, 3)]
 MIN_COUNTS = {"user": 1, "item": 3, "tags": 1}
-MANY = {"spark.sql.shuffle.partitions": 5}
 
 
 def row_of(number):
@@ -54,18 +53,16 @@ def expected(known):
     }
 
 
-@pytest.mark.parametrize(("settings", "most_bytes"), [(FEW, 1 << 63), (FEW, 0), (MANY, 0)])
-def test_new_ids_are_numbered_by_their_hashes_and_domains_described(spark, rows, settings, most_bytes, monkeypatch):
-    """On the driver, by one task and by several."""
+@pytest.mark.parametrize(("partitions", "on_driver"), [(1, True), (1, False), (5, False)])
+def test_new_ids_are_numbered_by_their_hashes_and_domains_described(spark, rows, partitions, on_driver, monkeypatch):
     monkeypatch.setattr(unknown_ids, "GROUPED_ROWS", 100)
-    monkeypatch.setattr(unknown_ids, "FEW_BYTES", most_bytes)
     known = [f"u{number}" for number in range(20, 60)]
     known_users = spark.createDataFrame([(name,) for name in known], "id string")
     names = [f"{kind}{n}" for kind in "uit" for n in [*range(91), "often"]]
     hashed = spark.createDataFrame([(name,) for name in names], "id string").select("id", hash64(F.col("id")))
     hashes = {name: value % (1 << 64) for name, value in hashed.collect()}
-    with kept_frames() as keep, overriding(spark, settings):
-        found = find_unknown_ids(rows, MIN_COUNTS, {"user": known_users}, True, keep)
+    with kept_frames() as keep, overriding(spark, {"spark.sql.shuffle.partitions": partitions}):
+        found = find_unknown_ids(rows, MIN_COUNTS, {"user": known_users}, keep, True, on_driver)
         entries = {
             column: sorted(found.entries(spark, column, 40).collect(), key=lambda row: row["index"])
             for column in MIN_COUNTS

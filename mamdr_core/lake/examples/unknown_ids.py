@@ -21,9 +21,7 @@ from pyspark.sql.pandas.types import from_arrow_schema
 
 from mamdr_core.lake.core.caching import Keep
 from mamdr_core.lake.core.constants import constants
-from mamdr_core.lake.core.few import bytes_of, is_few
 from mamdr_core.lake.core.hashing import hash64, partition_keys
-from mamdr_core.lake.core.session import FEW_BYTES
 
 DOMAIN = "domain"
 GROUPED_ROWS, GROUPED_BYTES = 1 << 20, 1 << 28
@@ -45,7 +43,7 @@ class UnknownIds:
     """Result of `find_unknown_ids`.
 
     Attributes:
-        packed: a row for each column and range of hashes with new ids; on the driver if the rows were few.
+        packed: a row for each column and range of hashes with new ids; on the driver if they were found there.
         counts: by column, number of new ids by range.
         domains: if requested, of each domain: domain (the id), `hash` of the id (unsigned), rows, positives, first day
             `ds`, last day `newest`, and, if rows have `split`, `unsplit`, the number of rows without one.
@@ -54,6 +52,11 @@ class UnknownIds:
     packed: DataFrame | pa.Table
     counts: Mapping[str, Mapping[int, int]]
     domains: list[dict[str, Any]]
+
+    @property
+    def on_driver(self) -> bool:
+        """Whether the ids are on the driver."""
+        return isinstance(self.packed, pa.Table)
 
     def entries(self, spark: SparkSession, column: str, start: int) -> DataFrame:
         """The new ids of a column: id, index from `start` in the order of their hashes, and first_seen."""
@@ -64,23 +67,29 @@ class UnknownIds:
             return packed.mapInArrow(_number(firsts), from_arrow_schema(_ENTRIES))
         packed = self.packed.filter(pc.equal(self.packed["column"], column))
         entries = pa.Table.from_batches(_number(firsts)(packed.to_batches()), _ENTRIES)
-        return spark.createDataFrame(entries, from_arrow_schema(_ENTRIES)).coalesce(1)
+        return spark.createDataFrame(entries, from_arrow_schema(_ENTRIES))
 
 
 def find_unknown_ids(
-    rows: DataFrame, min_counts: Mapping[str, int], known: Mapping[str, DataFrame], domains: bool, keep: Keep
+    rows: DataFrame,
+    min_counts: Mapping[str, int],
+    known: Mapping[str, DataFrame],
+    keep: Keep,
+    domains: bool = False,
+    on_driver: bool = False,
 ) -> UnknownIds:
     """Find the ids of columns that are not known, and describe domains.
 
-    New ids are ordered by their hashes, whatever the order and partitions of the rows. Those of few rows are found on
-    the driver, before a task has started Python.
+    New ids are ordered by their hashes, whatever the order and partitions of the rows.
 
     Args:
         rows: rows with the columns of ids (null: no id) and `ds`; for domains also with `domain` and `label`.
         min_counts: by column of ids, the minimum number of rows of an id.
         known: by column, a frame with the column `id`.
-        domains: whether domains are described as well.
         keep: persists the packed ids.
+        domains: whether domains are described as well.
+        on_driver: collect the ids of the rows on the driver: for few rows, which are grouped there before a task has
+            started Python.
     """
     columns = [*min_counts, DOMAIN] if domains else list(min_counts)
     facts = rows.select("ds", *_facts(rows, columns))
@@ -88,7 +97,7 @@ def find_unknown_ids(
         hashes = frame.select(F.lit(name).alias(_KNOWN), hash64(F.col("id")).alias(_KNOWN_HASH))
         facts = facts.unionByName(hashes, allowMissingColumns=True)
     packed: DataFrame | pa.Table
-    if is_few(rows.sparkSession) and bytes_of(rows) <= FEW_BYTES:
+    if on_driver:
         sent = _send(columns, 1)(facts.toArrow().to_batches())
         packed = pa.Table.from_batches(_merge(min_counts)(sent), _FOUND)
         found = packed.to_pylist()

@@ -71,20 +71,23 @@ class NewIds:
     unknown: UnknownIds
 
 
-def find_new_ids(lake: Lake, wanted: Sequence[Ids], rows: DataFrame, keep: Keep, domains: bool = False) -> NewIds:
+def find_new_ids(
+    lake: Lake, wanted: Sequence[Ids], rows: DataFrame, keep: Keep, domains: bool = False, on_driver: bool = False
+) -> NewIds:
     """Find the ids that the vocabularies lack, by one query.
 
     New ids follow the existing ones in an order decided by hashes, so that the same days in the same order give the
-    same indices, whatever the order and partitions of the rows. With many rows, no task processes all ids.
+    same indices, whatever the order and partitions of the rows. No task processes all ids.
 
     Args:
         rows: rows with the columns of ids (null: no id) and `ds`; for domains also with `domain` and `label`.
         keep: persists the new ids for `add_new_ids` and for readers of the indices.
         domains: whether domains are described as well.
+        on_driver: collect the ids of the rows on the driver, for few rows.
     """
     known = {ids.column: read_known(lake, ids.table) for ids in wanted}
     existing = {column: frame for column, (_, frame) in known.items() if frame is not None}
-    unknown = find_unknown_ids(rows, {ids.column: ids.min_count for ids in wanted}, existing, domains, keep)
+    unknown = find_unknown_ids(rows, {ids.column: ids.min_count for ids in wanted}, existing, keep, domains, on_driver)
     return NewIds(wanted, rows, known, unknown)
 
 
@@ -107,7 +110,7 @@ def add_new_ids(lake: Lake, found: NewIds, keep: Keep) -> dict[str, Growth]:
             if grown is not None:
                 break
             logger.info("%s: another job was first; numbering again", ids.table.name)
-            latest = find_new_ids(lake, [ids], found.rows, keep)
+            latest = find_new_ids(lake, [ids], found.rows, keep, on_driver=found.unknown.on_driver)
         else:
             raise overtaken(ids.table)
         logger.info("%s: %d, %d of them new", ids.table.name, grown.total, grown.new)
@@ -120,9 +123,10 @@ def _add(lake: Lake, column: str, new_ids: NewIds) -> Growth | None:
     table, known = new_ids.known[column]
     before, new = known.count() if known is not None else 0, sum(new_ids.unknown.counts[column].values())
     entries = new_ids.unknown.entries(lake.spark, column, before)
+    added = with_last_seen(entries)
     if not new:
         lake.create(table)
-    elif not lake.append_to(table, with_last_seen(entries), rows_before=before):
+    elif not lake.append_to(table, added.coalesce(1) if new_ids.unknown.on_driver else added, rows_before=before):
         return None
     indices = [frame.select("id", "index") for frame in (known, entries) if frame is not None]
     return Growth(before + new, new, reduce(DataFrame.unionByName, indices))
