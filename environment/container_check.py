@@ -85,10 +85,9 @@ def bootstrap(root: Path, mirror: str) -> None:
     subprocess.run(["chroot", root, "apt-get", "clean"], check=True)
 
 
-def megabytes(*paths: Path) -> dict[str, int]:
-    """Disk space of folders in MB."""
-    lines = subprocess.run(["du", "-sm", *paths], check=True, capture_output=True, text=True).stdout.splitlines()
-    return {path: int(size) for size, path in (line.split("\t") for line in lines)}
+def megabytes(folder: Path) -> int:
+    """Disk space of a folder in MB."""
+    return int(subprocess.run(["du", "-sm", folder], check=True, capture_output=True, text=True).stdout.split()[0])
 
 
 def check_user(image: Image) -> None:
@@ -112,7 +111,9 @@ def run_job(image: Image, arguments: tuple[str, ...]) -> None:
 
 def check_airflow(image: Image) -> None:
     """Airflow of the image reads the DAGs."""
-    script = "airflow db migrate >/data/migrate.log 2>&1; airflow dags list-import-errors; airflow dags list"
+    prepare = "airflow db migrate && airflow dags reserialize"
+    script = f"{{ {prepare}; }} >/data/airflow.log 2>&1 || {{ cat /data/airflow.log; exit 1; }}; "
+    script += "airflow dags list-import-errors; airflow dags list"
     printed = run_in(image, [*image.entrypoint, "bash", "-ec", script], capture=True)
     if "No data found" not in printed or "mamdr_daily" not in printed:
         raise SystemExit(f"error: Airflow does not read the DAGs:\n{printed}")
@@ -137,10 +138,10 @@ def verify(image: Image, work: Path, base: Path, target: str) -> None:
     """Print the sizes of an image and run everything in it."""
     packages = image.root / "opt/mamdr/.venv/lib/python3.11/site-packages"
     parts = [packages / name for name in ("nvidia", "torch", "triton", "pyspark")]
-    for path, size in megabytes(base, image.root, image.root / "opt/mamdr/.venv").items():
-        print(f"   {Path(path).relative_to(work)}: {size} MB")
-    for path, size in megabytes(*parts).items():
-        print(f"   of which {Path(path).name}: {size} MB")
+    for folder in (base, image.root, image.root / "opt/mamdr/.venv"):
+        print(f"   {folder.relative_to(work)}: {megabytes(folder)} MB")
+    for part in parts:
+        print(f"   of which {part.name}: {megabytes(part)} MB")
     (image.root / "data/check.yaml").write_text(CONFIG)
     timed("user and entry point", lambda: check_user(image))
     imports = [*image.entrypoint, "python", "-c", IMPORTS]

@@ -11,7 +11,8 @@ from pyspark.testing import assertDataFrameEqual
 from mamdr_core.config.lake import IdSettings
 from mamdr_core.lake.core.hashing import hash64
 from mamdr_core.lake.core.tables import Lake
-from mamdr_core.lake.examples import vocabularies
+from mamdr_core.lake.examples import unknown_ids, vocabularies
+from mamdr_core.lake.examples.unknown_ids import UnknownIds
 from mamdr_core.lake.examples.vocabularies import encode, id_column
 from mamdr_core.runtime.errors import MamdrError
 from schemas import TABLES, Column
@@ -37,7 +38,7 @@ def test_indices_are_contiguous_and_do_not_depend_on_order_or_partitions(spark, 
     assert found[0] == found[1]
 
 
-def test_a_second_day_keeps_every_index_and_numbers_new_ids_on(spark, lake_root, make_clicks):
+def test_a_second_day_keeps_every_index_and_numbers_unknown_ids_on(spark, lake_root, make_clicks):
     lake = Lake(spark, lake_root)
     update_vocabulary(lake, USERS, make_clicks([(f"u{n}", "i", "d", 1, "2026-01-01") for n in range(20)]), "user")
     before = indices(lake)
@@ -113,7 +114,7 @@ def test_hashed_ids_are_as_many_as_buckets_at_most(spark, lake_root, make_clicks
 
 
 def test_ids_that_share_a_hash_share_an_index(spark, lake_root, make_clicks, monkeypatch):
-    monkeypatch.setattr(vocabularies, "hash64", lambda *_: F.length("id").cast("long"))
+    monkeypatch.setattr(unknown_ids, "hash64", lambda ids: F.length(ids).cast("long"))
     lake = Lake(spark, lake_root)
     clicks = make_clicks([("aa", "i", "d"), ("bb", "i", "d"), ("c", "i", "d")])
     assert update_vocabulary(lake, USERS, clicks, "user").total == 2
@@ -126,7 +127,7 @@ def test_a_job_that_another_overtook_numbers_its_ids_behind(spark, lake_root, ma
     update_vocabulary(lake, USERS, make_clicks([("old", "i", "d")]), "user")
     other = make_clicks([(f"b{n}", "i", "d") for n in range(30)] + [("both", "i", "d")])
     ours = make_clicks([(f"a{n}", "i", "d") for n in range(20)] + [("both", "i", "d")])
-    entries, overtaken = vocabularies._entries, []
+    entries, overtaken = UnknownIds.entries, []
 
     def overtake(*arguments):
         if not overtaken:
@@ -134,7 +135,7 @@ def test_a_job_that_another_overtook_numbers_its_ids_behind(spark, lake_root, ma
             update_vocabulary(Lake(spark, lake_root), USERS, other, "user")
         return entries(*arguments)
 
-    monkeypatch.setattr(vocabularies, "_entries", overtake)
+    monkeypatch.setattr(UnknownIds, "entries", overtake)
     assert update_vocabulary(lake, USERS, ours, "user") == Growth(total=52, new=20)
     found = indices(lake)
     assert sorted(found.values()) == list(range(52))
@@ -144,7 +145,7 @@ def test_a_job_that_another_overtook_numbers_its_ids_behind(spark, lake_root, ma
 
 def test_two_jobs_that_write_at_the_same_moment_share_no_index(spark, lake_root, make_clicks, monkeypatch):
     moment = threading.Barrier(2, timeout=120)
-    entries = vocabularies._entries
+    entries = UnknownIds.entries
     first_tries = []
 
     def meet(*arguments):
@@ -153,7 +154,7 @@ def test_two_jobs_that_write_at_the_same_moment_share_no_index(spark, lake_root,
             moment.wait()
         return entries(*arguments)
 
-    monkeypatch.setattr(vocabularies, "_entries", meet)
+    monkeypatch.setattr(UnknownIds, "entries", meet)
     Lake(spark, lake_root).create(USERS)
     logs = [make_clicks([(f"{name}{n}", "i", "d") for n in range(25)]) for name in "ab"]
     with ThreadPoolExecutor(2) as pool:

@@ -48,7 +48,11 @@ FEW: Mapping[str, str | int] = {"spark.sql.shuffle.partitions": 1, "spark.sql.ad
 """Settings for few rows: adaptive execution would plan a query again after each shuffle, in a separate job."""
 ROWS_A_TASK = 1_500_000
 """Rows of a task after a shuffle, so that its hash tables and sorts stay in memory; Spark coalesces smaller ones."""
-WRITING_BY_DAY = {
+READS_A_CORE = 3
+"""Minimum number of tasks a core that read a large table, as far as its row groups allow."""
+WRITING_BY_DAY: Mapping[str, str | int] = {
+    # A row group is read by one task, and each open file holds one in memory.
+    "parquet.block.size": 32 << 20,
     # A task keeps one file open for each day; otherwise Spark would sort its rows by day.
     "spark.sql.maxConcurrentOutputFileWriters": "32",
     # Spark's default, the legacy type INT96, takes more space and time.
@@ -124,9 +128,15 @@ def overriding(spark: SparkSession, values: Mapping[str, str | int]) -> Iterator
 
 
 def shuffles_of(spark: SparkSession, rows: int, a_task: int = ROWS_A_TASK) -> dict[str, int]:
-    """Settings for a job that shuffles this number of rows: more partitions than the default if it is large."""
-    name = "spark.sql.shuffle.partitions"
-    return {name: max(int(str(spark.conf.get(name))), -(-rows // a_task))}
+    """Settings for a job that shuffles this number of rows: more partitions than the default if it is large.
+
+    Files are read by several tasks a core, so that no core waits long for the last one.
+    """
+    wanted = {
+        "spark.sql.shuffle.partitions": -(-rows // a_task),
+        "spark.sql.files.minPartitionNum": READS_A_CORE * spark.sparkContext.defaultParallelism,
+    }
+    return {name: max(int(spark.conf.get(name, "0") or 0), least) for name, least in wanted.items()}
 
 
 def settings_for(spark: SparkSession, rows: int, held: int = 0) -> Mapping[str, str | int]:

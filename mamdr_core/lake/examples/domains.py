@@ -1,9 +1,8 @@
 """The vocabulary of domains, which is extended on the driver."""
 
 import logging
-from collections.abc import Iterable
-
-from pyspark.sql import Row
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from mamdr_core.lake.core.few import local_frame
 from mamdr_core.lake.core.tables import Lake
@@ -14,11 +13,11 @@ from schemas.spark import spark_schema
 logger = logging.getLogger(__name__)
 
 
-def update_domains(lake: Lake, seen: Iterable[Row]) -> tuple[Growth, dict[str, int]]:
+def update_domains(lake: Lake, seen: Iterable[Mapping[str, Any]]) -> tuple[Growth, dict[str, int]]:
     """Give new domains an index, in the order of their ids' hashes.
 
     Args:
-        seen: domain (the id), `hash` of the id, and first day `ds`.
+        seen: domain (the id), `hash` of the id (unsigned), and first day `ds`.
 
     Returns:
         The vocabulary, with the indices of the seen domains, and the index of every domain by its id.
@@ -26,8 +25,7 @@ def update_domains(lake: Lake, seen: Iterable[Row]) -> tuple[Growth, dict[str, i
     Raises:
         MamdrError: other jobs kept adding domains.
     """
-    # As in other vocabularies, hashes are compared as unsigned numbers.
-    ordered = sorted(seen, key=lambda row: (row["hash"] % (1 << 64), row["domain"]))
+    ordered = sorted(seen, key=lambda row: (row["hash"], row["domain"]))
     for _ in range(TRIES):
         table, known = read_known(lake, TABLES["domains"])
         indices = {row["id"]: row["index"] for row in known.collect()} if known is not None else {}

@@ -34,6 +34,7 @@ from mamdr_core.lake.examples.increments import STATE, Increment, built_with, fi
 from mamdr_core.lake.examples.layout import assign_shards, lay_out, writing
 from mamdr_core.lake.examples.new_clicks import (
     NewClicks,
+    bytes_of_vocabularies,
     check_new_clicks,
     encode_new_clicks,
     find_ids,
@@ -95,12 +96,12 @@ def build_examples(spark: SparkSession, config: Config) -> dict[str, Any]:
         with progress(spark, "build_examples"), kept_frames() as keep:
             if chosen:
                 encoded = reduce(DataFrame.union, chosen)
-                with overriding(spark, _settings_of_survey(lake, encoded)):
+                with overriding(spark, _settings_of_first_query(lake, encoded, config)):
                     new_clicks = NewClicks(increment, find_ids(lake, encoded, config, keep), clicks)
             else:
                 new_clicks = NewClicks(increment, None, clicks)
             check_new_clicks(new_clicks, lake, config)
-            with overriding(spark, settings_for(spark, new_clicks.rows, _bytes_read(lake, new_clicks))):
+            with overriding(spark, settings_for(spark, new_clicks.rows, _bytes_read(lake, new_clicks, config))):
                 built = _build(lake, config, clicks_version, new_clicks, keep)
             if built is not None:
                 figures = _figures(new_clicks, built)
@@ -112,19 +113,19 @@ def build_examples(spark: SparkSession, config: Config) -> dict[str, Any]:
     return {**figures, "clicks_version": clicks_version, "examples_version": built.version}
 
 
-def _settings_of_survey(lake: Lake, clicks: DataFrame) -> Mapping[str, str | int]:
+def _settings_of_first_query(lake: Lake, clicks: DataFrame, config: Config) -> Mapping[str, str | int]:
     """Settings of the first query, which runs before any row is counted."""
-    held = sum(lake.log(table).size() for table in ("users", "items"))
+    held = bytes_of_vocabularies(lake, config)
     if lake.log("clicks").size() <= FEW_BYTES and held <= FEW_HELD:
         return FEW
     return shuffles_of(lake.spark, max(bytes_of(clicks), held) // ROW_BYTES)
 
 
-def _bytes_read(lake: Lake, new_clicks: NewClicks) -> int:
+def _bytes_read(lake: Lake, new_clicks: NewClicks, config: Config) -> int:
     """Maximum size in bytes of the tables that are counted or joined with the new rows."""
     if not new_clicks.rows and new_clicks.increment.replaced == "" and new_clicks.increment.counted_by:
         return 0
-    return sum(lake.log(table).size() for table in ("users", "items", "examples"))
+    return bytes_of_vocabularies(lake, config) + lake.log("examples").size()
 
 
 def _warn_or_refuse(increment: Increment, config: Config) -> None:

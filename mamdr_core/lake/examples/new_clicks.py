@@ -4,14 +4,16 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
+from typing import Any
 
-from pyspark.sql import DataFrame, Row
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from mamdr_core.config.job_config import Config
 from mamdr_core.lake.core.caching import Keep
 from mamdr_core.lake.core.features import check_types, names_in_clicks, names_in_examples
-from mamdr_core.lake.core.few import gathered
+from mamdr_core.lake.core.few import gathered, is_few
+from mamdr_core.lake.core.session import FEW_BYTES
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples.domains import update_domains
 from mamdr_core.lake.examples.encoding import (
@@ -62,9 +64,9 @@ class NewClicks:
     all_clicks: DataFrame
 
     @property
-    def seen(self) -> list[Row]:
-        """Domains of these clicks: id, `hash` of the id, rows, positives, first day `ds` and last day `newest`."""
-        return self.ids.domains if self.ids else []
+    def seen(self) -> list[dict[str, Any]]:
+        """The domains of these clicks, as in `UnknownIds.domains`."""
+        return self.ids.unknown.domains if self.ids else []
 
     @property
     def rows(self) -> int:
@@ -130,7 +132,12 @@ def find_ids(lake: Lake, clicks: DataFrame, config: Config, keep: Keep) -> NewId
 
     Vocabularies with a `min_count` above 1 are not included, because they require the rows of all days.
     """
-    return find_new_ids(lake, _vocabularies(config)[0], clicks, keep, domains=True)
+    return find_new_ids(lake, _vocabularies(config)[0], clicks, keep, domains=True, on_driver=is_few(lake.spark))
+
+
+def bytes_of_vocabularies(lake: Lake, config: Config) -> int:
+    """Total size of the vocabularies that may be large, in bytes."""
+    return sum(lake.log(ids.table).size() for part in _vocabularies(config) for ids in part)
 
 
 def _vocabularies(config: Config) -> tuple[list[Ids], list[Ids]]:
@@ -188,7 +195,9 @@ def grow_vocabularies(
         return {name: grown(lake, TABLES[f"{name}s"]) for name in IDS}, {}
     growth = add_new_ids(lake, new_clicks.ids, keep)
     if rare := _vocabularies(config)[1]:
-        growth |= add_new_ids(lake, find_new_ids(lake, rare, new_clicks.all_clicks, keep), keep)
+        on_driver = lake.log("clicks").size() <= FEW_BYTES
+        new_ids = find_new_ids(lake, rare, new_clicks.all_clicks, keep, on_driver=on_driver)
+        growth |= add_new_ids(lake, new_ids, keep)
     growth["domain"], domains = update_domains(lake, new_clicks.seen)
     return growth, domains
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
+from typing import Any
 
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
@@ -68,7 +69,7 @@ def count_domains(rows: DataFrame, settings: ExamplesSettings) -> list[Row]:
     return _with_ratio(joined, settings).select("domain", "rows", "users", "items", "ratio").collect()
 
 
-def plan_impressions(seen: Iterable[Row], indices: Mapping[str, int]) -> list[DomainPlan]:
+def plan_impressions(seen: Iterable[Mapping[str, Any]], indices: Mapping[str, int]) -> list[DomainPlan]:
     """The plans for a log with impressions, without sampled negatives.
 
     Args:
