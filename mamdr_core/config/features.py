@@ -180,7 +180,7 @@ def _history_problems(feature: Feature) -> Iterator[str]:
         yield f"history_days must be at least 1, got {feature.history_days}"
 
 
-def table_problems(features: Sequence[Feature], user_buckets: int) -> Iterator[str]:
+def problems_between_features(features: Sequence[Feature], user_buckets: int) -> Iterator[str]:
     """Problems with tables that features share with others, and with histories if users are hashed into buckets."""
     of_features = sorted({each.name for each in features if each.kind == "categorical" and not each.quantiles})
     tables = ["user", "item", *of_features]

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from mamdr_core.config.datasets import ConvertSettings, SyntheticSettings
 from mamdr_core.config.engine import MetricsSettings
 from mamdr_core.config.experiments import CompareSettings, ConflictSettings, ImportanceSettings, SweepSettings
-from mamdr_core.config.features import Feature, table_problems
+from mamdr_core.config.features import Feature, problems_between_features
 from mamdr_core.config.lake import (
     ExamplesSettings,
     ForgetSettings,
@@ -93,7 +93,7 @@ class Config:
         groups = ["user", *(feature.name for feature in self.features if feature.kind == "categorical")]
         if self.metrics.group not in groups:
             raise ValueError(f"metrics.group is {self.metrics.group!r}, expected one of {', '.join(groups)}")
-        for message in table_problems(self.features, self.examples.users.buckets):
+        for message in problems_between_features(self.features, self.examples.users.buckets):
             raise ValueError(message)
 
 

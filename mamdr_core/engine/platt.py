@@ -116,43 +116,43 @@ class CalibrationRows:
 
 
 def fit_isotonic(
-    rows: CalibrationRows, all_reduce: Callable[[Tensor], Tensor], parent: Calibration | None = None
+    rows: CalibrationRows, all_reduce: Callable[[Tensor], Tensor], prior: Calibration | None = None
 ) -> Calibration:
     """Fit a curve to the rows of all domains, and Platt scaling by domain to its values.
 
     Args:
-        rows, all_reduce, parent: see `fit_platt`; if given, `parent` also provides the curve.
+        rows, all_reduce, prior: see `fit_platt`; if given, `prior` also provides the curve.
     """
-    curve = parent.curve if parent else fit_curve(rows.logits_N, rows.labels_N, rows.weights_N, all_reduce)
+    curve = prior.curve if prior else fit_curve(rows.logits_N, rows.labels_N, rows.weights_N, all_reduce)
     curved = replace(rows, logits_N=curve.apply(rows.logits_N)) if curve else rows
-    return replace(fit_platt(curved, all_reduce, parent), curve=curve)
+    return replace(fit_platt(curved, all_reduce, prior), curve=curve)
 
 
 @one_thread()
 def fit_platt(
-    rows: CalibrationRows, all_reduce: Callable[[Tensor], Tensor], parent: Calibration | None = None
+    rows: CalibrationRows, all_reduce: Callable[[Tensor], Tensor], prior: Calibration | None = None
 ) -> Calibration:
     """Fit the calibration of all domains, equal on all ranks.
 
     Args:
         rows: rows of this rank, which are all rows of its domains; rows whose logit is not finite are ignored.
         all_reduce: sums a tensor over ranks.
-        parent: calibration of the parent: its row 0 is the mean of the prior, and domains without rows keep their
+        prior: its row 0 is the mean of the prior distribution of each domain, and domains without rows keep its
             values; None: both use the regression over all rows.
     """
     good_N = rows.logits_N.isfinite()
     rows = CalibrationRows(
         rows.logits_N[good_N], rows.labels_N[good_N], rows.weights_N[good_N], rows.domain_N[good_N], rows.domains
     )
-    if parent is None:
+    if prior is None:
         together = CalibrationRows(rows.logits_N, rows.labels_N, rows.weights_N, torch.zeros_like(rows.domain_N), 1)
         start_2 = torch.tensor([[1.0], [0.0]], dtype=torch.float64)
         mean_2, _ = _regression(together, start_2, torch.full_like(start_2, _WIDE), LEAST_SLOPE, all_reduce)
         made = Calibration(mean_2[0].expand(rows.domains + 1).clone(), mean_2[1].expand(rows.domains + 1).clone())
     else:
         made = Calibration.identity(rows.domains)
-        kept = min(len(made.slope_K), len(parent.slope_K))
-        for own_K, theirs_K in zip((made.slope_K, made.shift_K), (parent.slope_K, parent.shift_K), strict=True):
+        kept = min(len(made.slope_K), len(prior.slope_K))
+        for own_K, theirs_K in zip((made.slope_K, made.shift_K), (prior.slope_K, prior.shift_K), strict=True):
             own_K[:] = theirs_K[0]
             own_K[:kept] = theirs_K[:kept]
         mean_2 = torch.stack([made.slope_K[:1], made.shift_K[:1]])

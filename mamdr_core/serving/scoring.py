@@ -17,7 +17,7 @@ from mamdr_core.config.features import Feature
 from mamdr_core.config.job_config import Config
 from mamdr_core.config.serving import ScoreSettings
 from mamdr_core.lake.core.progress import progress
-from mamdr_core.lake.core.session import overriding, shuffles_of
+from mamdr_core.lake.core.session import overriding, settings_for_many
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.core.unreadable import readable
 from mamdr_core.lake.examples.encoding import IDS
@@ -83,7 +83,7 @@ def score(spark: SparkSession, config: Config) -> dict[str, Any]:
         ship_modules(spark, modules_of(own for own in plugins_of(served.config) if own.key == "model.name"))
         logger.info("scoring %d rows with run %s as batch %s", work.pairs, served.run_id, batch)
         rows = {"spark.sql.execution.arrow.maxRecordsPerBatch": batch_rows(served.features)}
-        settings = {**shuffles_of(spark, work.rows, TASK_ROWS), **_SETTINGS, **rows}
+        settings = {**settings_for_many(spark, work.rows, TASK_ROWS), **_SETTINGS, **rows}
         with clock.phase("write"), overriding(spark, settings), progress(spark, "scores"):
             vectors = send_vectors(spark, read_vectors(lake, served, config.train))
             scored = work.score(vectors)

@@ -113,7 +113,7 @@ def calibrate(
     specific: Mapping[int, Change],
     val: Columns,
     collective: Collective,
-    parent: Calibration | None = None,
+    prior: Calibration | None = None,
     kind: Literal["platt", "isotonic"] = "platt",
 ) -> Calibration:
     """Fit Platt scaling by domain, after a shared isotonic curve if `kind` asks for it; the same result on every rank.
@@ -121,7 +121,7 @@ def calibrate(
     Args:
         engine, shared, specific, collective: see `evaluate_columns`.
         val: this rank's validation rows.
-        parent: see `fit_platt`.
+        prior: see `fit_platt`.
         kind: see `train.calibration`.
     """
     logits = [logits.double().cpu() for *_, logits in _logits(engine, shared, specific, val, collective)]
@@ -134,7 +134,7 @@ def calibrate(
         len(val.offsets) - 1,
     )
     fit = fit_isotonic if kind == "isotonic" else fit_platt
-    return fit(rows, collective.all_reduce, parent)
+    return fit(rows, collective.all_reduce, prior)
 
 
 def check_group(columns: Columns, settings: MetricsSettings) -> None:

@@ -108,7 +108,7 @@ class Trainer:
         resumed = self._resume()
         epochs = self._epochs(at.rounds)
         if self.mixed and not (self.stages and self.stages[at.stage].without_mixed):
-            self._fit_mixed(self.mixed, fits=not resumed)
+            self._prepare_mixed(self.mixed, must_fit=not resumed)
         while at.stage < len(self.stages):
             stage = self.stages[at.stage]
             if at.done or self._begin(stage):
@@ -167,12 +167,12 @@ class Trainer:
             )
         self.early_stop.restore_best()
 
-    def _fit_mixed(self, on: NetworkOnMixed, fits: bool) -> None:
-        """Fit the mixed model, and use its predictions as base logits of the network."""
+    def _prepare_mixed(self, on: NetworkOnMixed, must_fit: bool) -> None:
+        """Fit the mixed model unless it was restored, and use its predictions as base logits of the network."""
         with self.clock.phase("mixed"):
-            if fits and self.settings.only_domains:
+            if must_fit and self.settings.only_domains:
                 on.mixed.refit(self.learner.train)
-            elif fits:
+            elif must_fit:
                 on.mixed.fit(self.learner.train)
             self.val = on.set_base_logits(self.val)
 

@@ -235,11 +235,11 @@ def _measure(
         refit_last_layer(learner.engine, learner.shared, columns["val"], collective, learner.seed)
     calibration = None
     if settings.calibration != "none":
-        parent = None
+        prior = None
         if settings.only_domains:  # other domains, and the shared curve, keep the parent's calibration
-            parent = load_calibration(task.parent, settings.scratch) if task.parent else None
-            parent = parent or Calibration.identity(len(task.pinned.domain_ids))
-        calibration = calibrate(*model, columns["val"], collective, parent, settings.calibration)
+            prior = load_calibration(task.parent, settings.scratch) if task.parent else None
+            prior = prior or Calibration.identity(len(task.pinned.domain_ids))
+        calibration = calibrate(*model, columns["val"], collective, prior, settings.calibration)
     (metrics["train"],) = measure("train", calibration)
     metrics["test"], *uncalibrated = measure("test", calibration, *([None] if calibration else []))
     return metrics, uncalibrated[0] if uncalibrated else None, calibration

@@ -2,7 +2,6 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 import pytest
 from pyspark.sql import functions as F
@@ -15,7 +14,7 @@ from mamdr_core.lake.examples import unknown_ids, vocabularies
 from mamdr_core.lake.examples.unknown_ids import UnknownIds
 from mamdr_core.lake.examples.vocabularies import encode, id_column
 from mamdr_core.runtime.errors import MamdrError
-from schemas import TABLES, Column
+from schemas import TABLES
 from tests.lake.runs_and_versions import Growth, update_vocabulary
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
@@ -57,14 +56,6 @@ def test_nothing_is_committed_where_no_id_is_new_though_its_days_are(spark, lake
     late = make_clicks([("u", "i", "d", 1, "2026-01-01"), ("v", "i", "d", 1, "2026-01-05")])
     assert update_vocabulary(lake, USERS, late, "user") == Growth(total=2, new=0)
     assert lake.version("users") == 0
-
-
-def test_a_vocabulary_of_an_earlier_version_of_the_project_keeps_growing(spark, lake_root, make_clicks):
-    """It has a column last_seen, which had to hold a value."""
-    lake, old = Lake(spark, lake_root), replace(USERS, columns=(*USERS.columns, Column("last_seen", "date", "")))
-    lake.append(old, spark.sql("SELECT 'u' id, 0 `index`, DATE'2026-01-01' first_seen, DATE'2026-01-01' last_seen"))
-    assert update_vocabulary(lake, USERS, make_clicks([("u", "i", "d"), ("v", "i", "d")]), "user") == Growth(2, 1)
-    assert indices(lake) == {"u": 0, "v": 1}
 
 
 def test_ids_are_data_whatever_they_hold(spark, lake_root, make_clicks):

@@ -127,8 +127,8 @@ def overriding(spark: SparkSession, values: Mapping[str, str | int]) -> Iterator
                 spark.conf.set(key, old)
 
 
-def shuffles_of(spark: SparkSession, rows: int, a_task: int = ROWS_A_TASK) -> dict[str, int]:
-    """Settings for a job that shuffles this number of rows: more partitions than the default if it is large.
+def settings_for_many(spark: SparkSession, rows: int, a_task: int = ROWS_A_TASK) -> dict[str, int]:
+    """Settings for a job that reads and shuffles this number of rows: more tasks than by default.
 
     Files are read by several tasks a core, so that no core waits long for the last one.
     """
@@ -142,7 +142,7 @@ def shuffles_of(spark: SparkSession, rows: int, a_task: int = ROWS_A_TASK) -> di
 def settings_for(spark: SparkSession, rows: int, held: int = 0) -> Mapping[str, str | int]:
     """Settings for a job that shuffles this number of rows, and tables with a total size of `held` bytes."""
     few = rows <= FEW_ROWS and held <= FEW_HELD
-    return FEW if few else shuffles_of(spark, max(rows, held // ROW_BYTES))
+    return FEW if few else settings_for_many(spark, max(rows, held // ROW_BYTES))
 
 
 def memory_of(spark: SparkSession) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 
 from mamdr_core.lake.core.few import local_frame
 from mamdr_core.lake.core.tables import Lake
-from mamdr_core.lake.examples.vocabularies import TRIES, Growth, overtaken, read_known, with_last_seen
+from mamdr_core.lake.examples.vocabularies import TRIES, Growth, overtaken, read_known
 from schemas import TABLES
 from schemas.spark import spark_schema
 
@@ -27,13 +27,13 @@ def update_domains(lake: Lake, seen: Iterable[Mapping[str, Any]]) -> tuple[Growt
     """
     ordered = sorted(seen, key=lambda row: (row["hash"], row["domain"]))
     for _ in range(TRIES):
-        table, known = read_known(lake, TABLES["domains"])
+        known = read_known(lake, TABLES["domains"])
         indices = {row["id"]: row["index"] for row in known.collect()} if known is not None else {}
         before = len(indices)
         new = [row for row in ordered if row["domain"] not in indices]
         entries = [(row["domain"], before + place, row["ds"]) for place, row in enumerate(new)]
         rows = local_frame(lake.spark, entries, spark_schema(TABLES["domains"])).coalesce(1)
-        if new and not lake.append_to(table, with_last_seen(rows), rows_before=before):
+        if new and not lake.append_to("domains", rows, rows_before=before):
             logger.info("domains: another job was first; numbering again")
             continue
         logger.info("domains: %d, %d of them new", before + len(new), len(new))

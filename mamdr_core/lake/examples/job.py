@@ -18,7 +18,15 @@ from mamdr_core.lake.core.caching import Keep, kept_frames
 from mamdr_core.lake.core.features import declared_examples
 from mamdr_core.lake.core.few import bytes_of, local_frame
 from mamdr_core.lake.core.progress import progress
-from mamdr_core.lake.core.session import FEW, FEW_BYTES, FEW_HELD, ROW_BYTES, overriding, settings_for, shuffles_of
+from mamdr_core.lake.core.session import (
+    FEW,
+    FEW_BYTES,
+    FEW_HELD,
+    ROW_BYTES,
+    overriding,
+    settings_for,
+    settings_for_many,
+)
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples.counts import (
     NOTHING,
@@ -118,7 +126,7 @@ def _settings_of_first_query(lake: Lake, clicks: DataFrame, config: Config) -> M
     held = bytes_of_vocabularies(lake, config)
     if lake.log("clicks").size() <= FEW_BYTES and held <= FEW_HELD:
         return FEW
-    return shuffles_of(lake.spark, max(bytes_of(clicks), held) // ROW_BYTES)
+    return settings_for_many(lake.spark, max(bytes_of(clicks), held) // ROW_BYTES)
 
 
 def _bytes_read(lake: Lake, new_clicks: NewClicks, config: Config) -> int:

@@ -21,7 +21,7 @@ from mamdr_core.lake.core.session import memory_of
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples.unknown_ids import UnknownIds, find_unknown_ids
 from mamdr_core.runtime.errors import MamdrError
-from schemas import UNKNOWN_INDEX, Column, DeclaredTable
+from schemas import UNKNOWN_INDEX, DeclaredTable
 
 logger = logging.getLogger(__name__)
 
@@ -61,13 +61,13 @@ class NewIds:
 
     Attributes:
         rows: the rows that were searched.
-        known: by column, declaration and previous rows of the vocabulary; None: the table does not exist.
+        known: by column, the previous rows of the vocabulary; None: the table does not exist.
         unknown: the new ids by column and, if requested, the domains.
     """
 
     wanted: Sequence[Ids]
     rows: DataFrame
-    known: Mapping[str, tuple[DeclaredTable, DataFrame | None]]
+    known: Mapping[str, DataFrame | None]
     unknown: UnknownIds
 
 
@@ -86,7 +86,7 @@ def find_new_ids(
         on_driver: collect the ids of the rows on the driver, for few rows.
     """
     known = {ids.column: read_known(lake, ids.table) for ids in wanted}
-    existing = {column: frame for column, (_, frame) in known.items() if frame is not None}
+    existing = {column: frame for column, frame in known.items() if frame is not None}
     unknown = find_unknown_ids(rows, {ids.column: ids.min_count for ids in wanted}, existing, keep, domains, on_driver)
     return NewIds(wanted, rows, known, unknown)
 
@@ -106,7 +106,7 @@ def add_new_ids(lake: Lake, found: NewIds, keep: Keep) -> dict[str, Growth]:
     for ids in found.wanted:
         latest = found
         for _ in range(TRIES):
-            grown = _add(lake, ids.column, latest)
+            grown = _add(lake, ids, latest)
             if grown is not None:
                 break
             logger.info("%s: another job was first; numbering again", ids.table.name)
@@ -118,15 +118,15 @@ def add_new_ids(lake: Lake, found: NewIds, keep: Keep) -> dict[str, Growth]:
     return growth
 
 
-def _add(lake: Lake, column: str, new_ids: NewIds) -> Growth | None:
-    """Append the new ids of one column; None: another job has added ids in the meantime."""
-    table, known = new_ids.known[column]
-    before, new = known.count() if known is not None else 0, sum(new_ids.unknown.counts[column].values())
-    entries = new_ids.unknown.entries(lake.spark, column, before)
-    added = with_last_seen(entries)
+def _add(lake: Lake, ids: Ids, new_ids: NewIds) -> Growth | None:
+    """Append the new ids of one vocabulary; None: another job has added ids in the meantime."""
+    known, unknown = new_ids.known[ids.column], new_ids.unknown
+    before, new = known.count() if known is not None else 0, sum(unknown.counts[ids.column].values())
+    entries = unknown.entries(lake.spark, ids.column, before)
+    added = entries.coalesce(1) if unknown.on_driver else entries
     if not new:
-        lake.create(table)
-    elif not lake.append_to(table, added.coalesce(1) if new_ids.unknown.on_driver else added, rows_before=before):
+        lake.create(ids.table)
+    elif not lake.append_to(ids.table, added, rows_before=before):
         return None
     indices = [frame.select("id", "index") for frame in (known, entries) if frame is not None]
     return Growth(before + new, new, reduce(DataFrame.unionByName, indices))
@@ -172,16 +172,6 @@ def id_column(column: SparkColumn, settings: IdSettings) -> SparkColumn:
     return F.when(column.isNotNull(), F.concat(F.lit("bucket "), number.cast("string")))
 
 
-def read_known(lake: Lake, table: DeclaredTable) -> tuple[DeclaredTable, DataFrame | None]:
-    """The declaration and rows of a vocabulary; None: it does not exist. Older ones are declared with last_seen."""
-    if not lake.exists(table):
-        return table, None
-    known = lake.read(table, lake.version(table))
-    if "last_seen" in known.columns:
-        table = table.with_columns([Column("last_seen", "date", "not maintained: equal to first_seen")])
-    return table, known
-
-
-def with_last_seen(entries: DataFrame) -> DataFrame:
-    """Add last_seen, which only older vocabularies have."""
-    return entries.withColumn("last_seen", F.col("first_seen"))
+def read_known(lake: Lake, table: DeclaredTable) -> DataFrame | None:
+    """The rows of a vocabulary; None: it does not exist."""
+    return lake.read(table, lake.version(table)) if lake.exists(table) else None

@@ -14,7 +14,7 @@ from pyspark.sql import functions as F
 
 from mamdr_core.lake.core.caching import Keep
 from mamdr_core.lake.core.hashing import hash64
-from mamdr_core.lake.core.session import ROWS_A_TASK, overriding, shuffles_of
+from mamdr_core.lake.core.session import ROWS_A_TASK, overriding, settings_for_many
 from mamdr_core.lake.ingest.clicks import EVENT, KEY, KNOWN, RULE, SOURCE_FILE, raw_json
 from mamdr_core.lake.ingest.load_counts import LoadCounts
 from mamdr_core.lake.ingest.scan import Scan, Span
@@ -66,7 +66,7 @@ def deduplicate(checked: DataFrame, scan: Scan, others: DataFrame | None, keep: 
         keep: persists the contested keys and rows.
     """
     faulty = scan.counts.rejected > 0
-    keys, count = scan.repeated, scan.repeats
+    keys, count = scan.duplicate_keys, scan.duplicates
     if others is not None:
         others = others.withColumn(KEY, hash64(*map(F.col, EVENT)))
         shared = checked.where(F.col(KEY).isNotNull()).select(KEY).join(others.select(KEY), KEY, "left_semi")
@@ -79,7 +79,7 @@ def deduplicate(checked: DataFrame, scan: Scan, others: DataFrame | None, keep: 
     rows = checked.where(F.col(KEY).isNotNull()).join(keys, KEY, "left_semi")
     # A key has two rows or more, one of which may be of another load. Spark plans a frame when it is marked as
     # persisted.
-    with overriding(checked.sparkSession, shuffles_of(checked.sparkSession, 2 * count, ROWS_A_TASK)):
+    with overriding(checked.sparkSession, settings_for_many(checked.sparkSession, 2 * count, ROWS_A_TASK)):
         decided = keep(_decide(rows, None if others is None else others.join(keys, KEY, "left_semi")))
     counted = decided.groupBy("ds", RULE).agg(F.count("*").alias("rows"), F.sum("label").alias("clicks")).collect()
     tasks = -(-sum(row["rows"] for row in counted) // ROWS_A_TASK)

@@ -52,14 +52,14 @@ class Scan:
     Attributes:
         counts: rows by day and rule; duplicates still count as valid.
         times: by day, the span of whole hours with the times of its valid rows; empty if the log has no times.
-        repeated: column `_key` of events that occur more than once.
-        repeats: number of these keys.
+        duplicate_keys: column `_key` of events that occur more than once.
+        duplicates: number of these keys.
     """
 
     counts: LoadCounts
     times: Mapping[date, Span]
-    repeated: DataFrame
-    repeats: int
+    duplicate_keys: DataFrame
+    duplicates: int
 
 
 def scan_rows(checked: DataFrame, rules: Sequence[Rule], has_times: bool, keep: Keep, on_driver: bool = False) -> Scan:
@@ -77,7 +77,7 @@ def scan_rows(checked: DataFrame, rules: Sequence[Rule], has_times: bool, keep: 
     # Two numbers per row, since the time grows with every column that is sent.
     hour = F.when(key.isNotNull(), F.floor(F.unix_seconds("event_time") / 3600) + _EPOCH_HOUR).otherwise(0)
     facts = checked.select(key.alias(KEY), (_cell(names) * _HOURS + hour).alias(_CELL))
-    counted, repeated, repeats = _few(facts) if on_driver else _many(facts, _tasks(checked), keep)
+    counted, keys, count = _few(facts) if on_driver else _many(facts, _tasks(checked), keep)
     counts, times = LoadCounts(), dict[date, Span]()
     for cell, rows, *hours in counted:
         place, label = divmod(cell, 2)
@@ -88,12 +88,12 @@ def scan_rows(checked: DataFrame, rules: Sequence[Rule], has_times: bool, keep: 
             first, last = ((hour - _EPOCH_HOUR) * _HOUR for hour in hours)
             before = times.get(when, (first, last))
             times[when] = min(first, before[0]), max(last + _HOUR - 1, before[1])
-    return Scan(counts, times, repeated, repeats)
+    return Scan(counts, times, keys, count)
 
 
 def _few(facts: DataFrame) -> tuple[Iterable[Sequence[int]], DataFrame, int]:
     """As `_many`, on the driver."""
-    found = pa.Table.from_batches(_find_repeats(_send(1)(facts.toArrow().to_batches())), _FOUND)
+    found = pa.Table.from_batches(_find_duplicates(_send(1)(facts.toArrow().to_batches())), _FOUND)
     counted = found.select(_COUNTS.names).filter(pc.is_valid(found[_CELL]))
     keys = [(key,) for key in pc.drop_null(found[KEY]).to_pylist()]
     repeated = local_frame(facts.sparkSession, keys, f"{KEY} bigint")
@@ -103,7 +103,7 @@ def _few(facts: DataFrame) -> tuple[Iterable[Sequence[int]], DataFrame, int]:
 def _many(facts: DataFrame, tasks: int, keep: Keep) -> tuple[Iterable[Sequence[int]], DataFrame, int]:
     """Cell, rows, first and last hour of the rows; the keys that occur more than once; and how many those are."""
     sent = facts.mapInArrow(_send(tasks), from_arrow_schema(_SENT))
-    found = keep(sent.repartition(tasks, "range").mapInArrow(_find_repeats, from_arrow_schema(_FOUND)))
+    found = keep(sent.repartition(tasks, "range").mapInArrow(_find_duplicates, from_arrow_schema(_FOUND)))
     counted = found.where(F.col(_CELL).isNotNull()).groupBy(_CELL).agg(F.sum(_ROWS), F.min(_FIRST), F.max(_LAST))
     repeated = found.where(F.col(KEY).isNotNull()).select(KEY)
     return counted.collect(), repeated, repeated.count()
@@ -159,7 +159,7 @@ def _ranges(gathered: list[Keys], edges: Keys) -> pa.RecordBatch:
     return _record(_SENT, {"range": [number for number, _ in sent], "keys": [part for _, part in sent]})
 
 
-def _find_repeats(batches: Batches) -> Iterator[pa.RecordBatch]:
+def _find_duplicates(batches: Batches) -> Iterator[pa.RecordBatch]:
     """Forward the counts, and find the keys that occur more than once in the received ranges."""
     gathered: list[Keys] = []
     for batch in batches:
