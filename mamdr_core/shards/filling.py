@@ -99,6 +99,7 @@ class ColumnsFiller:
         starts = np.append(0, np.flatnonzero(domain[1:] != domain[:-1]) + 1)
         if (domain[starts[1:]] < domain[starts[:-1]]).any():  # not written by build_examples, e.g. compacted
             return self.add(places, batch.take(pa.array(np.argsort(domain, kind="stable"))))
+        self._check("domain", domain[starts], 0)
         key = _read(batch, "key")
         taken, moves, unsorted = places.take(domain[starts], starts, key)
         self._unsorted_n[unsorted] = True
@@ -110,13 +111,14 @@ class ColumnsFiller:
         for name, column in self._ids.items():
             if name not in self._widths:
                 indices = _read(batch, name)
-                self._check(name, indices, 0 if name == "domain" else -1)  # -1: unknown, which a domain never is
+                if name != "domain":
+                    self._check(name, indices, -1)  # -1: unknown
                 _move_ids(indices, column, moves)
         if self._several:
             self._add_lists(batch, moves)
         if self._numeric:
             scaled = [standardise(_read(batch, name), *moments) for name, moments in self._numeric.items()]
-            _move(scaled[0][:, None] if len(scaled) == 1 else np.stack(scaled, axis=1), self._standardised, moves)
+            _move(np.stack(scaled, axis=1, dtype=np.float32, casting="same_kind"), self._standardised, moves)
         _move(_read(batch, "label"), self._labels, moves)
         if self._weights is not None:
             weights = _read(batch, SAMPLE_WEIGHT)
