@@ -51,7 +51,7 @@ class ColumnsFiller:
         keep_keys: bool = True,
     ) -> None:
         rows = int(counts_n.sum())
-        widths = {feature.name: feature.length for feature in several}
+        self._widths = widths = {feature.name: feature.length for feature in several}
         self._sizes, self._numeric, self._several = sizes, numeric, several
         self._offsets = np.concatenate([[0], np.cumsum(counts_n)])
         self._next_n = self._offsets[:-1].copy()
@@ -83,64 +83,72 @@ class ColumnsFiller:
         self._next_n[domains] += rows
         return FilePlaces(domains, first, first + rows)
 
-    def add(self, places: "FilePlaces", batch: pa.RecordBatch) -> None:
+    def add(self, places: "FilePlaces", batch: pa.RecordBatch) -> int:
         """Write rows of a file to their positions; rows of other ranks' domains are skipped.
 
         Args:
             batch: the id columns, label, key, true_probability, sample weights if there are any, and the features.
 
+        Returns:
+            Number of rows of the rank's domains.
+
         Raises:
             MamdrError: an index is not below the vocabulary's size.
         """
-        domains = batch.column("domain").to_numpy(zero_copy_only=False)
-        if (domains[1:] < domains[:-1]).any():  # not written by build_examples, e.g. compacted by another writer
-            batch = batch.take(pa.array(np.argsort(domains, kind="stable")))
-        lists = [name for name in batch.schema.names if pa.types.is_list(batch.schema.field(name).type)]
-        read = {
-            name: values_of(batch.column(name)) if name in lists else batch.column(name).to_numpy(zero_copy_only=False)
-            for name in batch.schema.names
-        }
-        for name, size in self._sizes.items():
-            least = 0 if name == "domain" or name in lists else -1  # -1: unknown; domains and lists have no unknown ids
-            if len(read[name]) and not least <= read[name].min() <= read[name].max() < size:
-                raise MamdrError(
-                    f"examples have an index of {name} beyond its vocabulary of {size} values: run build_examples again"
-                )
-        moves, unsorted = places.take(read["domain"], read["key"])
+        domain = _read(batch, "domain")
+        starts = np.append(0, np.flatnonzero(domain[1:] != domain[:-1]) + 1)
+        if (domain[starts[1:]] < domain[starts[:-1]]).any():  # not written by build_examples, e.g. compacted
+            return self.add(places, batch.take(pa.array(np.argsort(domain, kind="stable"))))
+        self._check("domain", domain[starts], 0)
+        key = _read(batch, "key")
+        taken, moves, unsorted = places.take(domain[starts], starts, key)
         self._unsorted_n[unsorted] = True
-        if self._several:
-            self._add_lists(batch, read, moves)
-        # Column by column, so that a column's values are in the core's cache when they are written.
-        for name, column in self._ids.items():
-            if name not in lists:
-                _move_ids(read[name], column, moves)
-        for place, (name, moments) in enumerate(self._numeric.items()):
-            _move(standardise(read[name], *moments), self._standardised[:, place], moves)
-        _move(read["label"], self._labels, moves)
+        # Column by column, so that a column's values are in the core's cache when they are checked and written.
         if self._keys is not None:
-            _move(read["key"], self._keys, moves)
+            _move(key, self._keys, moves)
         elif len(unsorted):
             self.lost_keys = True
+        for name, column in self._ids.items():
+            if name not in self._widths:
+                indices = _read(batch, name)
+                if name != "domain":
+                    self._check(name, indices, -1)  # -1: unknown
+                _move_ids(indices, column, moves)
+        if self._several:
+            self._add_lists(batch, moves)
+        if self._numeric:
+            scaled = [standardise(_read(batch, name), *moments) for name, moments in self._numeric.items()]
+            _move(np.stack(scaled, axis=1, dtype=np.float32, casting="same_kind"), self._standardised, moves)
+        _move(_read(batch, "label"), self._labels, moves)
         if self._weights is not None:
-            weights = read[SAMPLE_WEIGHT]
+            weights = _read(batch, SAMPLE_WEIGHT)
             _move(np.where(np.isnan(weights), 1, weights), self._weights, moves)  # null is 1
-        probability = read["true_probability"]
-        if np.isnan(probability.sum()) and any(np.isnan(probability[source]).any() for source, _ in moves):
-            self._lacks_probability = True
         if not self._lacks_probability:
-            _move(probability, self._probability, moves)
+            probability = _read(batch, "true_probability")
+            if np.isnan(probability.sum()) and any(np.isnan(probability[source]).any() for source, _ in moves):
+                self._lacks_probability = True
+            else:
+                _move(probability, self._probability, moves)
+        return taken
 
-    def _add_lists(
-        self, batch: pa.RecordBatch, read: Mapping[str, NDArray[Any]], moves: Sequence[tuple[Rows, Rows]]
-    ) -> None:
+    def _check(self, name: str, indices: NDArray[Any], least: int) -> None:
+        size = self._sizes[name]
+        if len(indices) and not least <= indices.min() <= indices.max() < size:
+            raise MamdrError(
+                f"examples have an index of {name} beyond its vocabulary of {size} values: run build_examples again"
+            )
+
+    def _add_lists(self, batch: pa.RecordBatch, moves: Sequence[tuple[Rows, Rows]]) -> None:
         rows = np.full(len(batch), -1)
         for source, target in moves:
             rows[source] = np.arange(target.start, target.stop) if isinstance(target, slice) else target
         for feature in self._several:
+            indices = values_of(batch.column(feature.name))
+            self._check(feature.name, indices, 0)  # lists have no unknown ids
             lists = Ragged(batch.column(feature.name), feature.length, newest=feature.kind == "sequence")
-            lists.put(read[feature.name] + 1, self._ids[feature.name], rows)
+            lists.put(indices + 1, self._ids[feature.name], rows)
             if feature.weights:
-                lists.put(read[weights_of(feature.name)], self._bag_weights[feature.name], rows)
+                lists.put(values_of(batch.column(weights_of(feature.name))), self._bag_weights[feature.name], rows)
 
     def finish(self) -> Columns:
         """The columns, sorted by domain and key; all files must be complete."""
@@ -195,32 +203,35 @@ class FilePlaces:
         """Whether the expected number of rows of each domain was read."""
         return np.array_equal(self._next, self._last)
 
-    def take(self, domain: NDArray[np.int32], key: Ints) -> tuple[list[tuple[Rows, Rows]], NDArray[np.int32]]:
-        """Assign positions to the next rows of the file.
+    def take(
+        self, domains: NDArray[np.int32], starts: Ints, key: Ints
+    ) -> tuple[int, list[tuple[Rows, Rows]], NDArray[np.int32]]:
+        """Assign positions to the next rows of the file, a batch of r runs of rows of one domain.
 
         Args:
-            domain: domain of each row, ascending, [B].
+            domains: domain of each run, ascending, [r].
+            starts: first row of each run, [r].
             key: key of each row, [B].
 
         Returns:
-            Pairs of rows of the batch and their positions, and the domains whose keys are not ascending.
+            Number of rows of the rank's domains, pairs of rows of the batch and their positions, and the domains whose
+            keys are not ascending.
         """
-        same = domain[1:] == domain[:-1]
-        edges = np.flatnonzero(~same) + 1
-        starts, stops = np.concatenate([[0], edges]), np.append(edges, len(domain))
-        places = np.minimum(np.searchsorted(self._domains, domain[starts]), len(self._domains) - 1)
-        mine = self._domains[places] == domain[starts]
+        stops = np.append(starts[1:], len(key))
+        lower = np.flatnonzero(key[1:] < key[:-1]) + 1  # rows with a lower key than the row before
+        run_of_lower = np.searchsorted(starts, lower, side="right") - 1
+        unsorted = np.zeros(len(starts), np.bool_)
+        unsorted[run_of_lower[starts[run_of_lower] != lower]] = True  # the first row of a run follows another domain
+        places = np.minimum(np.searchsorted(self._domains, domains), len(self._domains) - 1)
+        mine = self._domains[places] == domains
         starts, stops, places = starts[mine], stops[mine], places[mine]
+        unsorted = unsorted[mine] | (key[starts] < self._last_key[places])
+        self._last_key[places] = key[stops - 1]
         targets = self._next[places]
         self._next[places] += stops - starts
-        within = domain[1:][same & (key[1:] < key[:-1])]
-        unsorted = [
-            within[np.isin(within, self._domains)],
-            self._domains[places[key[starts] < self._last_key[places]]],
-        ]
-        self._last_key[places] = key[stops - 1]
         fits = self._next[places] <= self._last[places]
-        return _moves_of(starts[fits], stops[fits], targets[fits]), np.concatenate(unsorted)
+        moves = _moves_of(starts[fits], stops[fits], targets[fits])
+        return int((stops - starts).sum()), moves, self._domains[places[unsorted]]
 
 
 def _moves_of(starts: Ints, stops: Ints, targets: Ints) -> list[tuple[Rows, Rows]]:
@@ -255,9 +266,16 @@ def _move_ids(indices: NDArray[Any], column: NDArray[np.int32], moves: Sequence[
             column[target] = indices[source] + 1
 
 
+def _read(batch: pa.RecordBatch, name: str) -> NDArray[Any]:
+    """A column without lists as an array, without a copy if no value is null."""
+    values: NDArray[Any] = batch.column(name).to_numpy(zero_copy_only=False)
+    return values
+
+
 def standardise(values: NDArray[Any], mean: float, deviation: float) -> NDArray[np.float64]:
     """Scale values by the train split's moments to mean 0 and deviation 1; missing and infinite values become 0."""
-    scaled = np.subtract(values, mean, dtype=np.float64)
+    scaled = values.astype(np.float64)
+    scaled -= mean
     scaled /= deviation
     if not np.isfinite(values.sum()):
         scaled[~np.isfinite(scaled)] = 0.0

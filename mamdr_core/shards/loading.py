@@ -20,7 +20,7 @@ from mamdr_core.runtime.pace import ProgressLog
 from mamdr_core.shards.arrays import Arrays
 from mamdr_core.shards.filling import ColumnsFiller, FilePlaces
 from mamdr_core.shards.pinned import PinnedExamples, PinnedFile
-from mamdr_core.shards.reading import RowGroupRun, read_batches
+from mamdr_core.shards.reading import RowGroupRun, read_batches, read_runs
 from mamdr_core.shards.row_groups import ReadFigures, all_row_groups, find_row_groups
 from schemas import SAMPLE_WEIGHT, TABLES, examples_table, weights_of
 
@@ -152,25 +152,19 @@ class Share:
         days: Mapping[str, tuple[int, int] | None],
         runs: Sequence[RowGroupRun],
     ) -> None:
-        """Read row groups in several threads, each of which reads some of the files."""
-        threads = min(MAX_THREADS, pa.cpu_count(), len(places)) or 1
-        thread_of = {url: number % threads for number, url in enumerate(places)}
+        """Read row groups in several threads, each of which takes the next file when it has read one."""
+        threads = min(MAX_THREADS, pa.cpu_count(), len(runs)) or 1
         table = examples_table(self._features, self._pinned.has_weights)
         pace = ProgressLog("reading", sum(file.expected for file in places.values()))
 
-        def read(thread: int) -> None:
-            own = [run for run in runs if thread_of[run.url] == thread]
-            for url, batch in read_batches(own, table, self.column_names, self._reader):
-                file = places[url]
-                if limits := days[url]:
-                    batch = _select_days(batch, *limits)
-                before = file.taken
-                if len(batch):
-                    filler.add(file, batch)
-                pace.add(file.taken - before)
+        def read(run: tuple[str, Iterator[pa.RecordBatch]]) -> None:
+            url, batches = run
+            for batch in batches:
+                selected = _select_days(batch, *limits) if (limits := days[url]) else batch
+                pace.add(filler.add(places[url], selected) if len(selected) else 0)
 
         with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(read, range(threads)))
+            list(pool.map(read, read_runs(runs, table, self.column_names, self._reader)))
 
     def _files(self, split: str) -> list[PinnedFile]:
         return [file for file in self._pinned.files if file.split == split and self._own[file.domains].any()]
@@ -226,10 +220,10 @@ class Share:
 
 
 def _select_days(batch: pa.RecordBatch, first: int, last: int) -> pa.RecordBatch:
-    """The rows of some days (days since 1970), without `ds`."""
+    """The rows of some days (days since 1970)."""
     day = batch.column("ds").cast(pa.int32())
     selected = pc.and_(pc.greater_equal(day, first), pc.less_equal(day, last))
-    return batch.select([name for name in batch.schema.names if name != "ds"]).filter(selected)
+    return batch if pc.all(selected).as_py() else batch.filter(selected)  # windows contain most files completely
 
 
 def _write_vectors(rows: pa.RecordBatch, table_VD: NDArray[Any]) -> bool:

@@ -2,7 +2,6 @@
 
 import logging
 import queue
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -25,8 +24,6 @@ with warnings.catch_warnings():
 
 # Petastorm logs for each reader that the files lack Petastorm's metadata.
 logging.getLogger("petastorm").setLevel(logging.WARNING)
-
-_WARNINGS = threading.Lock()  # warning filters belong to the process, not to a thread
 
 _NUMPY_TYPES = {
     "string": np.str_,
@@ -56,7 +53,7 @@ def unischema(table: DeclaredTable, columns: Sequence[str]) -> Unischema:
 def read_runs(
     runs: Sequence[RowGroupRun], table: DeclaredTable, columns: Sequence[str]
 ) -> Iterator[Iterator[pa.RecordBatch]]:
-    """Read columns of some row groups, in the given order and in the caller's thread.
+    """Yield the batches of each run, in the given order; the thread that iterates over them reads them.
 
     Args:
         runs: at least one; all files must be local, or all in one bucket.
@@ -69,21 +66,20 @@ class _RunReader(Reader):  # type: ignore[misc]  # petastorm has no types
     """The reader of `make_batch_reader`, for selected runs of row groups, each returned as Arrow record batches.
 
     `make_batch_reader` has no argument for row groups, and its selectors need an index that only Petastorm writes. One
-    work item stands for a whole run, because Petastorm's ventilator sleeps 10 ms whenever three items are queued, which
-    is several times as long as reading a small row group.
+    work item stands for a whole run, so that a file is opened once and its small row groups share a batch.
     """
 
     def __init__(self, runs: Sequence[RowGroupRun], schema: Unischema) -> None:
         located = {run.url: locate(run.url) for run in runs}
         self._chosen = [(located[run.url][1], run.numbers[0]) for run in runs]
-        with _WARNINGS, warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=FutureWarning)  # pyarrow's legacy ParquetDataset is deprecated
             super().__init__(
                 _PinnedFiles(located[runs[0].url][0]),
                 [path for _, path in located.values()],
                 schema_fields=list(schema.fields.values()),
                 worker_class=_BatchWorker,
-                reader_pool=_CallerThreadPool([run.numbers for run in runs]),
+                reader_pool=_RunPool(runs),
                 shuffle_row_groups=False,
                 is_batched_reader=True,
             )
@@ -105,36 +101,35 @@ class _BatchWorker(ArrowReaderWorker):  # type: ignore[misc]  # petastorm has no
 
     def process(self, piece_index: int, worker_predicate: None, shuffle_row_drop_partition: tuple[int, int]) -> None:
         piece = self._split_pieces[piece_index]
-        self.publish_func(lambda numbers: read_run(self._filesystem.system, piece.path, numbers, self._schema.fields))
+        self.publish_func(lambda run: read_run(self._filesystem.system, piece.path, run, self._schema.fields))
 
 
 class _Results:
     batched_output = True
 
-    def read_next(self, workers_pool: "_CallerThreadPool", schema: Unischema, ngram: None) -> Iterator[pa.RecordBatch]:
+    def read_next(self, workers_pool: "_RunPool", schema: Unischema, ngram: None) -> Iterator[pa.RecordBatch]:
         try:
             return workers_pool.get_results()
         except EmptyResultError:
             raise StopIteration from None
 
 
-class _CallerThreadPool:
-    """A worker pool for Petastorm that works in the caller's thread and loses no row group.
+class _RunPool:
+    """A worker pool for Petastorm without threads, which loses no row group.
 
     Petastorm's own pools end when their queue is empty and all items were queued. They check the two conditions one
     after the other, and lose items that are queued in between. They also sleep while they wait.
 
     Args:
-        runs: for each work item, the numbers of the row groups to read.
+        runs: the run of each work item.
     """
 
-    workers_count = 1
-
-    def __init__(self, runs: Sequence[Sequence[int]]) -> None:
+    def __init__(self, runs: Sequence[RowGroupRun]) -> None:
+        self.workers_count = len(runs)  # Petastorm's ventilator, which queues three items a worker, never waits
         self.diagnostics: dict[str, Any] = {}
         self._runs = iter(runs)
         self._items: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-        self._published: list[Callable[[Sequence[int]], Iterator[pa.RecordBatch]]] = []
+        self._published: list[Callable[[RowGroupRun], Iterator[pa.RecordBatch]]] = []
 
     def start(self, worker_class: Any, worker_args: Any, ventilator: Any) -> None:
         self._worker = worker_class(0, self._published.append, worker_args)
@@ -145,12 +140,12 @@ class _CallerThreadPool:
         self._items.put(item)
 
     def get_results(self) -> Iterator[pa.RecordBatch]:
-        numbers = next(self._runs, None)
-        if numbers is None:
+        run = next(self._runs, None)
+        if run is None:
             raise EmptyResultError
         self._worker.process(**self._items.get())
         self._ventilator.processed_item()
-        return self._published.pop()(numbers)
+        return self._published.pop()(run)
 
     def stop(self) -> None:
         self._ventilator.stop()

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -23,10 +23,15 @@ BATCH_ROWS = 1 << 16
 
 @dataclass(frozen=True)
 class RowGroupRun:
-    """Row groups of one Parquet file, at least one, that are read one after another; numbers start from 0."""
+    """Row groups of one Parquet file, at least one, that are read one after another; numbers start from 0.
+
+    Attributes:
+        footer: the file's metadata (pyarrow FileMetaData), if it was read before.
+    """
 
     url: str
     numbers: tuple[int, ...]
+    footer: Any = field(default=None, compare=False, repr=False)
 
 
 def read_footers(urls: Sequence[str]) -> list[Any]:
@@ -47,10 +52,19 @@ def read_footers(urls: Sequence[str]) -> list[Any]:
 def read_batches(
     runs: Sequence[RowGroupRun], table: DeclaredTable, columns: Sequence[str], reader: ReaderName = "petastorm"
 ) -> Iterator[tuple[str, pa.RecordBatch]]:
-    """Read columns of some row groups, in the given order and in the caller's thread.
+    """Yield the batches of `read_runs` one after another, each with the URL of its file."""
+    for url, batches in read_runs(runs, table, columns, reader):
+        for batch in batches:
+            yield url, batch
 
-    Yields the URL of a file with each batch of at most `BATCH_ROWS` rows, so memory does not grow with row groups. A
-    file is opened once for a run, whose small row groups share a batch.
+
+def read_runs(
+    runs: Sequence[RowGroupRun], table: DeclaredTable, columns: Sequence[str], reader: ReaderName = "petastorm"
+) -> Iterator[tuple[str, Iterator[pa.RecordBatch]]]:
+    """Yield the URL and the batches of each run, in the given order.
+
+    A thread that iterates over the batches of a run opens its file and decodes them, so threads can share the runs.
+    Batches have at most `BATCH_ROWS` rows, so memory does not grow with row groups; small row groups share a batch.
 
     Args:
         runs: of files of one pinned version.
@@ -63,44 +77,44 @@ def read_batches(
         return
     read = _read_with_petastorm if reader == "petastorm" else _read_with_arrow
     for run, batches in zip(runs, read(runs, table, columns), strict=True):
-        for batch in batches:
-            beat()
-            yield run.url, batch
+        yield run.url, batches
 
 
 def _read_with_arrow(
     runs: Sequence[RowGroupRun], table: DeclaredTable, columns: Sequence[str]
 ) -> Iterator[Iterator[pa.RecordBatch]]:
     for run in runs:
-        yield read_run(*locate(run.url), run.numbers, columns)
+        yield read_run(*locate(run.url), run, columns)
 
 
 def _read_with_petastorm(
     runs: Sequence[RowGroupRun], table: DeclaredTable, columns: Sequence[str]
 ) -> Iterator[Iterator[pa.RecordBatch]]:
     try:
-        from mamdr_core.shards.petastorm_reader import read_runs  # Petastorm is needed by this reader only
+        from mamdr_core.shards import petastorm_reader  # Petastorm is needed by this reader only
     except ImportError as error:
         raise MamdrError(
             f"train.reader is petastorm, and Petastorm cannot be imported ({error}): install it, or set "
             "train.reader: arrow, which reads the same rows"
         ) from None
-    return read_runs(runs, table, columns)
+    return petastorm_reader.read_runs(runs, table, columns)
 
 
 def read_run(
-    system: pyarrow.fs.FileSystem, path: str, numbers: Sequence[int], columns: Sequence[str]
+    system: pyarrow.fs.FileSystem, path: str, run: RowGroupRun, columns: Sequence[str]
 ) -> Iterator[pa.RecordBatch]:
-    """Read columns of some row groups of a file, in batches of at most `BATCH_ROWS` rows.
+    """Read columns of a run, whose file is stored at `path`, in batches of at most `BATCH_ROWS` rows.
 
     Raises:
         MamdrError: the file is missing or damaged.
     """
-    with _open(system, path) as file:
+    with _open(system, path, run.footer) as file:
         # pyarrow fetches all requested row groups of an object into memory before it decodes them.
         is_local = isinstance(system, pyarrow.fs.LocalFileSystem)
-        for requested in [list(numbers)] if is_local else [[number] for number in numbers]:
-            yield from file.iter_batches(BATCH_ROWS, requested, list(columns), use_threads=False)
+        for requested in [list(run.numbers)] if is_local else [[number] for number in run.numbers]:
+            for batch in file.iter_batches(BATCH_ROWS, requested, list(columns), use_threads=False):
+                beat()
+                yield batch
 
 
 def locate(url: str) -> tuple[pyarrow.fs.FileSystem, str]:
@@ -111,12 +125,13 @@ def locate(url: str) -> tuple[pyarrow.fs.FileSystem, str]:
 
 
 @contextmanager
-def _open(system: pyarrow.fs.FileSystem, path: str) -> Iterator[pq.ParquetFile]:
-    """Open a file; errors while it is open name it."""
+def _open(system: pyarrow.fs.FileSystem, path: str, footer: Any = None) -> Iterator[pq.ParquetFile]:
+    """Open a file, whose footer may have been read before; errors while it is open name it."""
     try:
         is_local = isinstance(system, pyarrow.fs.LocalFileSystem)
         # With pre_buffer, adjacent columns of an object are fetched in one request.
-        with pq.ParquetFile(path if is_local else system.open_input_file(path), pre_buffer=not is_local) as file:
+        source = path if is_local else system.open_input_file(path)
+        with pq.ParquetFile(source, metadata=footer, pre_buffer=not is_local) as file:
             yield file
     except FileNotFoundError:
         raise MamdrError(

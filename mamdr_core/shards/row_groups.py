@@ -77,7 +77,7 @@ def find_row_groups(
             figures.count(group.num_rows, size, read)
             if read:
                 chosen.append(number)
-        runs += [RowGroupRun(url, tuple(chosen))] if chosen else []
+        runs += [RowGroupRun(url, tuple(chosen), footer)] if chosen else []
     return runs
 
 
@@ -93,7 +93,7 @@ def all_row_groups(urls: Sequence[str], figures: ReadFigures) -> list[RowGroupRu
         for group in map(footer.row_group, numbers):
             size = sum(group.column(index).total_compressed_size for index in range(group.num_columns))
             figures.count(group.num_rows, size, read=True)
-        runs += [RowGroupRun(url, tuple(numbers))] if numbers else []
+        runs += [RowGroupRun(url, tuple(numbers), footer)] if numbers else []
     return runs
 
 

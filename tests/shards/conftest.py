@@ -56,10 +56,10 @@ def make_rows() -> Callable[..., pd.DataFrame]:
 def make_pinned(tmp_path: Path) -> Callable[..., PinnedExamples]:
     """A function that makes a pinned version from frames, one file of the train split for each."""
 
-    def make(frames: list[pd.DataFrame], domains: int, row_group: int = 10) -> PinnedExamples:
+    def make(frames: list[pd.DataFrame], domains: int, row_group: int = 10, name: str = "part") -> PinnedExamples:
         files = []
         for number, frame in enumerate(frames):
-            path = tmp_path / f"part {number}.parquet"
+            path = tmp_path / f"{name} {number}.parquet"
             table = pa.Table.from_pandas(frame.drop(columns=LISTS, errors="ignore"), preserve_index=False)
             for name, kind in LISTS.items():
                 if name in frame:

@@ -5,6 +5,8 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from mamdr_core.config.features import Feature
 from mamdr_core.config.training import ReaderName
 from mamdr_core.runtime.errors import MamdrError
-from mamdr_core.shards import arrays
+from mamdr_core.shards import arrays, reading
 from mamdr_core.shards.loading import Share
 
 COUNTS = [7, 25, 3, 0, 40, 12, 1, 12]  # 100 rows in row groups of 10; domain 4 has rows 35 to 74
@@ -152,13 +154,15 @@ def test_a_rank_without_domains_reads_nothing(make_rows, make_pinned, features):
     row_group=st.integers(1, 50),
     ranks=st.integers(1, 3),
     shuffled=st.booleans(),
+    batch=st.sampled_from([7, reading.BATCH_ROWS]),
     reader=st.sampled_from(ReaderName.__args__),
     seed=st.integers(0, 9),
 )
 def test_ranks_read_every_row_once_in_an_order_that_does_not_depend_on_files(
-    make_rows, make_pinned, features, counts, files, row_group, ranks, shuffled, reader, seed
+    make_rows, make_pinned, features, monkeypatch, counts, files, row_group, ranks, shuffled, batch, reader, seed
 ):
-    """Also from files that are not sorted."""
+    """Also from files that are not sorted, and in several batches a file."""
+    monkeypatch.setattr(reading, "BATCH_ROWS", batch)
     random = np.random.default_rng(seed)
     rows = with_lists(make_rows(counts, seed), seed)
     written = rows.sample(frac=1, random_state=seed) if shuffled else rows
@@ -169,6 +173,30 @@ def test_ranks_read_every_row_once_in_an_order_that_does_not_depend_on_files(
     for rank in range(ranks):
         share = Share(pinned, (*features, *SEVERAL), owner == rank, reader=reader)
         assert_holds(share.columns("train"), rows[owner[rows["domain"]] == rank], pinned)
+
+
+@pytest.mark.parametrize("reader", ReaderName.__args__)
+def test_threads_share_files_of_which_there_are_more_than_threads(
+    make_rows, make_pinned, features, monkeypatch, reader
+):
+    monkeypatch.setattr(pa, "cpu_count", lambda: 3)
+    rows = make_rows([40] * 10)
+    pinned = make_pinned([rows[rows["key"] % 25 == part] for part in range(25)], 10, row_group=3)
+    share = Share(pinned, features, owning(*range(10), of=10), reader=reader)
+    assert_holds(share.columns("train"), rows, pinned)
+    assert share.figures.rows == 400
+
+
+@pytest.mark.parametrize("days", [(-5, 3), (1, 3), (3, 3)])
+def test_only_rows_of_the_days_of_the_window_are_read(make_rows, make_pinned, features, days):
+    rows = make_rows(COUNTS)
+    day = np.random.default_rng(0).integers(0, 4, len(rows))
+    inside = (day >= days[0]) & (day <= days[1])
+    whole = make_pinned([rows.assign(ds=pd.to_datetime(day, unit="D").date)], len(COUNTS))
+    pinned = make_pinned([rows[inside]], len(COUNTS), name="selected")
+    chosen = replace(pinned.files[0], url=whole.files[0].url, days=days)
+    share = Share(replace(pinned, files=(chosen,)), features, owning(*range(len(COUNTS))))
+    assert_holds(share.columns("train"), rows[inside], pinned)
 
 
 def test_true_probabilities_are_kept_if_all_rows_of_the_rank_have_one(make_rows, make_pinned, features):
