@@ -117,8 +117,10 @@ class ColumnsFiller:
         if self._several:
             self._add_lists(batch, moves)
         if self._numeric:
-            scaled = [standardise(_read(batch, name), *moments) for name, moments in self._numeric.items()]
-            _move(np.stack(scaled, axis=1, dtype=np.float32, casting="same_kind"), self._standardised, moves)
+            scaled_BF = np.empty((len(batch), len(self._numeric)), np.float32)
+            for place, (name, moments) in enumerate(self._numeric.items()):
+                scaled_BF[:, place] = standardise(_read(batch, name), *moments)
+            _move(scaled_BF, self._standardised, moves)
         _move(_read(batch, "label"), self._labels, moves)
         if self._weights is not None:
             weights = _read(batch, SAMPLE_WEIGHT)

@@ -163,8 +163,9 @@ class Share:
                 selected = _select_days(batch, *limits) if (limits := days[url]) else batch
                 pace.add(filler.add(places[url], selected) if len(selected) else 0)
 
+        readable = list(read_runs(runs, table, self.column_names, self._reader))
         with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(read, read_runs(runs, table, self.column_names, self._reader)))
+            list(pool.map(read, readable))
 
     def _files(self, split: str) -> list[PinnedFile]:
         return [file for file in self._pinned.files if file.split == split and self._own[file.domains].any()]
@@ -223,7 +224,9 @@ def _select_days(batch: pa.RecordBatch, first: int, last: int) -> pa.RecordBatch
     """The rows of some days (days since 1970)."""
     day = batch.column("ds").cast(pa.int32())
     selected = pc.and_(pc.greater_equal(day, first), pc.less_equal(day, last))
-    return batch if pc.all(selected).as_py() else batch.filter(selected)  # windows contain most files completely
+    return (
+        batch if pc.all(selected, skip_nulls=False).as_py() else batch.filter(selected)
+    )  # windows contain most files completely
 
 
 def _write_vectors(rows: pa.RecordBatch, table_VD: NDArray[Any]) -> bool:

@@ -125,7 +125,7 @@ class _RunPool:
     """
 
     def __init__(self, runs: Sequence[RowGroupRun]) -> None:
-        self.workers_count = len(runs)  # Petastorm's ventilator, which queues three items a worker, never waits
+        self.workers_count = len(runs)  # Petastorm queues some items for each worker, so its ventilator never waits
         self.diagnostics: dict[str, Any] = {}
         self._runs = iter(runs)
         self._items: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()

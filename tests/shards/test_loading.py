@@ -176,9 +176,7 @@ def test_ranks_read_every_row_once_in_an_order_that_does_not_depend_on_files(
 
 
 @pytest.mark.parametrize("reader", ReaderName.__args__)
-def test_threads_share_files_of_which_there_are_more_than_threads(
-    make_rows, make_pinned, features, monkeypatch, reader
-):
+def test_few_threads_read_many_files_completely(make_rows, make_pinned, features, monkeypatch, reader):
     monkeypatch.setattr(pa, "cpu_count", lambda: 3)
     rows = make_rows([40] * 10)
     pinned = make_pinned([rows[rows["key"] % 25 == part] for part in range(25)], 10, row_group=3)
