@@ -2,7 +2,7 @@
 
 Single rows are not shuffled: a task groups its rows by id and sends each range of hashes as one packed row. The task
 that receives a range merges its ids, removes known ones and sorts the others by their hashes. Grouping and numbering by
-Spark's own operators took 1.7 times as long (benchmarks/README.md).
+Spark's own operators took 1.4 times as long (benchmarks/README.md).
 """
 
 from collections import defaultdict
