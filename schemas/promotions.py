@@ -8,7 +8,7 @@ KINDS = ("promote", "rollback")
 PROMOTIONS = DeclaredTable(
     name="promotions",
     description=(
-        "Changes of the champion, the run that serves; append-only. The champion is the run of the row with the "
+        "Changes of the champion, the run in production; append-only. The champion is the run of the row with the "
         "largest number. A run served from its row's promoted_at to that of the next row."
     ),
     made_by="promote",
@@ -17,7 +17,7 @@ PROMOTIONS = DeclaredTable(
         Column("run_id", "string", "the new champion, in training_runs"),
         Column("replaced_run_id", "string", "the previous champion; null: there was none", nullable=True),
         Column("kind", "string", "promote, or rollback to an earlier champion"),
-        Column("ds", "date", "the run's logical day", nullable=True),
+        Column("ds", "date", "the run's logical date", nullable=True),
         Column("forced", "boolean", "whether promote.force overrode the gate's decision or the order of days"),
         Column("promoted_at", "timestamp", "time of the change (UTC)"),
     ),
@@ -40,7 +40,7 @@ GATE_DECISIONS = DeclaredTable(
     columns=(
         Column("run_id", "string", "the challenger, in training_runs"),
         Column("champion_run_id", "string", "the champion at that time; null: there was none", nullable=True),
-        Column("ds", "date", "the challenger's logical day", nullable=True),
+        Column("ds", "date", "the challenger's logical date", nullable=True),
         Column("passed", "boolean", "whether it may be promoted"),
         Column("reasons", "array<string>", "reasons of the decision"),
         Column("auc", "double", "mean AUC over domains", nullable=True),

@@ -34,7 +34,7 @@ TRAINING_RUNS = DeclaredTable(
             nullable=True,
         ),
         Column("input_versions", "map<string,bigint>", "table to the Delta version that was read"),
-        Column("ds", "date", "the logical day", nullable=True),
+        Column("ds", "date", "the logical date", nullable=True),
         Column("ranks", "int", "number of ranks", nullable=True),
         Column("device", "string", "device of the ranks", nullable=True),
         Column("engine", "string", "engine of the steps: eager or fast", nullable=True),

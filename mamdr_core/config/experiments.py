@@ -109,7 +109,7 @@ class ConflictSettings:
     """Gradient conflict between domains at theta_S of a trained run, before and after rounds of DN."""
 
     run_id: str = ""
-    """The run to measure: an id, or champion, the run that serves; empty: the newest successful run."""
+    """The run to measure: an id, or champion, the run in production; empty: the newest successful run."""
     rows: int = 1024
     """Maximum number of training rows for the gradient of a domain, drawn at random."""
     max_pairs: int = 5000

@@ -8,7 +8,7 @@ class ReportSettings:
     """Which run the report describes, and in how much detail."""
 
     run_id: str = ""
-    """The run: its id, or champion for the run that serves; empty: the newest successful run."""
+    """The run: its id, or champion for the run in production; empty: the newest successful run."""
     days: int = 14
     """Number of days of the log that are shown, up to the day of the run."""
     listed: int = 10

@@ -207,7 +207,7 @@ class EvaluateSettings:
     """The package and the split that are evaluated."""
 
     run_id: str = ""
-    """The run whose package is evaluated: an id, or champion, the run that serves; empty: the newest successful run."""
+    """The run to evaluate: an id, or champion, the run in production; empty: the newest successful run."""
     package: str = ""
     """Folder of a package; overrides run_id."""
     split: Literal["train", "val", "test"] = "test"

@@ -18,7 +18,7 @@ def find_champion(lake: Lake, before: date | None = None) -> Row | None:
     """The newest row of promotions, whose run serves; None: no run has been promoted.
 
     Args:
-        before: consider only runs whose logical day is before this day; runs without a day are left out.
+        before: consider only runs whose logical date is before this day; runs without a day are left out.
 
     Example:
         >>> find_champion(lake).run_id  # doctest: +SKIP
@@ -35,8 +35,8 @@ def resolve_run(lake: Lake, run_id: str) -> str:
     """The id of the run to which a setting refers.
 
     Args:
-        run_id: "champion": the run that serves; "champion@2026-01-02": the last promoted run among those of that day or
-            earlier; empty: the newest successful run; otherwise the id itself.
+        run_id: "champion": the run in production; "champion@2026-01-02": the last promoted run among those of that day
+            or earlier; empty: the newest successful run; otherwise the id itself.
 
     Raises:
         MamdrError: no run has been promoted, no run was successful, or the day is invalid.

@@ -23,7 +23,7 @@ class Decision:
     Attributes:
         run_id: the challenger.
         champion: the champion at the time of the decision; None if there was none.
-        ds: the challenger's logical day.
+        ds: the challenger's logical date.
         passed: whether the run may be promoted.
         reasons: one sentence per reason.
         figures: the other columns of gate_decisions; columns that were not measured are missing.

@@ -32,8 +32,8 @@ def decide(spark: SparkSession, config: Config) -> dict[str, Any]:
     about such a run, or about the champion itself, is kept.
 
     Returns:
-        run_id, champion, passed, reasons, serves (the run that serves on the day of the challenger until the challenger
-        is promoted; null if there is none), and the figures of gate_decisions.
+        run_id, champion, passed, reasons, serves (the run in production on the day of the challenger until the
+        challenger is promoted; null if there is none), and the figures of gate_decisions.
 
     Raises:
         MamdrError: unknown run, or its package is missing or damaged.

@@ -1,4 +1,4 @@
-"""promote: changes the run that serves by appending a row to promotions, unless another job has appended one."""
+"""promote: changes the run in production by appending a row to promotions, unless another job has appended one."""
 
 import logging
 import random
@@ -34,7 +34,7 @@ def promote(spark: SparkSession, config: Config) -> dict[str, Any]:
     Concurrent jobs are serialised: each one sees the promotions of the others, and the last one decides.
 
     Returns:
-        run_id, promoted (whether anything changed), champion (the run that serves now), replaced (the previous
+        run_id, promoted (whether anything changed), champion (the run in production now), replaced (the previous
         champion; null if nothing changed), kind, and reason (why nothing changed).
 
     Raises:

@@ -30,10 +30,10 @@ def log_charts(days: Sequence[Figures]) -> list[Markup]:
 
 
 def run_charts(runs: Sequence[Figures]) -> dict[str, Markup]:
-    """Test AUC, calibration and training time by logical day: lines of one figure for each day.
+    """Test AUC, calibration and training time by logical date: lines of one figure for each day.
 
     Args:
-        runs: successful runs with a logical day, one for each day, oldest first.
+        runs: successful runs with a logical date, one for each day, oldest first.
     """
     place, x = _day_axis([row["ds"] for row in runs])
     auc = [math.nan if row["test_auc"] is None else row["test_auc"] for row in runs]
