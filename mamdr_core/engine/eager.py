@@ -202,7 +202,7 @@ class EagerEngine:
             visit: the step's visit.
             number: position of the visit in its trajectory, from 0.
             batch: position of the batch in the visit, from 0.
-            step: number of the step in Adam's count, from 1.
+            step: number of the step, from 1, including the steps of earlier rounds if moments are carried.
         """
         domains = visit.ids("domain").unique() - 1
         where = f"step {step}, batch {batch + 1} of visit {number + 1}"

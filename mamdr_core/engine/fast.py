@@ -133,7 +133,7 @@ class FastEngine(EagerEngine):
             try:
                 most = min(self._limits.size, -(-len(waiting) // self._threads))
                 stacks = list(cut_stacks(waiting, replace(self._limits, size=most)))
-                if len(stacks) > 1 and self._threads > 1 and heartbeat.listener is None:  # one is profiled
+                if len(stacks) > 1 and self._threads > 1 and heartbeat.listener is None:  # a profile covers one thread
                     runs = self._run_in_threads(stacks, lr, optimizer)
                 else:
                     runs = self._run_alone(stacks, lr, optimizer)
@@ -293,7 +293,7 @@ class FastEngine(EagerEngine):
             rows: tables, the rows of them that the step updates (see `Touched`), and their gradients.
 
         Returns:
-            `rows` with scaled gradients: fields may share the memory of theirs.
+            `rows` with scaled copies of the gradients: the originals may share memory between fields.
         """
         squares_G = gradient_GP.square().sum(1)
         owners = [tables.trajectory_of(distinct) for tables, distinct, _ in rows]

@@ -18,7 +18,7 @@ from mamdr_core.engine.isotonic import Curve, fit_curve, sums_by
 from mamdr_core.engine.threads import one_thread
 
 FASTEST = 25.0
-"""Maximum factor by which a variance of the prior changes in one update."""
+"""Maximum factor by which one update multiplies or divides a variance of the prior."""
 LEAST_TAU, START_TAU, MOST_TAU = 1e-3, 0.3, 3.0
 """Standard deviation of the prior: minimum, initial value and maximum."""
 ROUNDS, STEPS, HALVINGS = 10, 30, 12
@@ -229,11 +229,11 @@ def _newton(
         curvature_N = rows.weights_N * probability_N * (1 - probability_N)
         z_N = rows.logits_N
         found = sums(residual_N * z_N, residual_N, curvature_N * z_N * z_N, curvature_N * z_N, curvature_N)
-        slope_2G = found[:2] + (at_2G - mean_2G) * precision_2G
+        grad_2G = found[:2] + (at_2G - mean_2G) * precision_2G
         aa_G, ab_G, bb_G = found[2] + precision_2G[0], found[3], found[4] + precision_2G[1]
         determinant_G = aa_G * bb_G - ab_G.square()
         spread_2G = torch.stack([bb_G, aa_G]) / determinant_G
-        move_2G = torch.stack([bb_G * slope_2G[0] - ab_G * slope_2G[1], aa_G * slope_2G[1] - ab_G * slope_2G[0]])
+        move_2G = torch.stack([bb_G * grad_2G[0] - ab_G * grad_2G[1], aa_G * grad_2G[1] - ab_G * grad_2G[0]])
         move_2G = move_2G / determinant_G
         if step == STEPS or float(move_2G.abs().max()) < 1e-10:
             break

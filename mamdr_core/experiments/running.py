@@ -36,8 +36,8 @@ class TrialOutcomes:
     """Outcomes of the trials of an experiment.
 
     Attributes:
-        runs: trial hash to the run_id of its finished run.
-        errors: trial hash to the error of a failed trial.
+        runs: trial fingerprint to the run_id of its finished run.
+        errors: trial fingerprint to the error of a failed trial.
         done: number of trials that finished in this job.
         skipped: number of trials that had finished before.
     """
@@ -60,7 +60,7 @@ class TrialOutcomes:
 
 
 Outcome = tuple[str, Run, dict[str, Any] | str]
-"""Trial hash, run, and the figures of the run or its error."""
+"""Trial fingerprint, run, and the figures of the run or its error."""
 
 
 class Runner:
@@ -70,7 +70,7 @@ class Runner:
     leave no record; the next start runs only what is missing.
 
     Args:
-        pinned: what all trials train on.
+        pinned: the examples on which all trials train.
         parallel: maximum number of trials with one rank that run in parallel; 0: the number of slots.
     """
 
@@ -81,7 +81,7 @@ class Runner:
         self.parallel = min(parallel or slots, slots)
 
     def run(self, trials: Sequence[Trial], known: TrialOutcomes | None = None) -> TrialOutcomes:
-        """Run the trials, duplicates once, that neither `known` contains nor a finished run of the lake has computed.
+        """Run each distinct trial that is not in `known` and has no finished run in the lake.
 
         Raises:
             MamdrError: a plugin structure that does not return one logit per row; no trial has started then.
@@ -202,7 +202,7 @@ class Runner:
 
 
 def finished_runs(lake: Lake, trials: Sequence[str]) -> dict[str, str]:
-    """Trial hash to the newest successful run, for the trials that have one."""
+    """Trial fingerprint to the newest successful run, for the trials that have one."""
     if not lake.exists("training_runs"):
         return {}
     chosen = lake.read("training_runs").where((F.col("status") == "ok") & F.col("cell").isin(list(trials)))

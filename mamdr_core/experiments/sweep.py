@@ -120,7 +120,7 @@ def _search(
         trials = [trial for point in best for trial in point.add_seeds(config, config.sweep.seeds)]
         if not trials:
             return points
-        # If a seed fails, the next round takes the next best point.
+        # If a seed fails, the next iteration chooses the next best point.
         outcomes.add(runner.run(trials, outcomes))
 
 

@@ -19,7 +19,7 @@ from mamdr_core.learning.learner import Learner, Round
 from mamdr_core.runtime.stateful import State
 
 PART_ROWS = 16
-"""Smallest number of rows of a domain in a step: smaller domains are in fewer steps."""
+"""Minimum number of rows of a domain in a step, unless the domain has fewer; small domains are in fewer steps."""
 PROBE = 0.01
 """Distance from theta of the two points in a Hessian-vector product by differences (Liu et al. 2019, eq. 8)."""
 

@@ -1,4 +1,4 @@
-"""MLDG (Li et al. 2018, Alg. 1), second order: a step on some domains shall also reduce the loss of the others."""
+"""MLDG (Li et al. 2018, Alg. 1), second order: a step on some domains should also reduce the loss of the others."""
 
 from collections.abc import Sequence
 

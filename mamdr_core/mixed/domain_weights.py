@@ -28,7 +28,7 @@ PADDING = 1.25
 """Largest ratio of a batch's rows with padding to those without; `PADDED_ROWS` for each domain are not counted."""
 PADDED_ROWS = 2
 LEAST_TAU = 1e-3
-"""Smallest standard deviation of the prior, for which w_i is the prior's mean for any rows of the domain."""
+"""Smallest standard deviation of the prior; w_i then equals the prior's mean, whatever the rows of the domain."""
 MOST_TAU = 10.0
 """Largest standard deviation of the prior: larger weights of standardised entries almost separate the classes."""
 T = TypeVar("T")

@@ -182,7 +182,7 @@ class MixedModel:
     def _weights(self, train: Columns) -> Tensor | None:
         """Sample weights scaled to 1 on average over all ranks, float64 [N]; None if there are none.
 
-        The scaling keeps the amount of evidence, so that it depends on the number of rows only. A collective call.
+        With this scaling the amount of evidence depends only on the number of rows. A collective call.
         """
         if train.weights is None:
             return None

@@ -122,7 +122,7 @@ def _waiting(watch: Watch) -> Iterator[None]:
 def die_with_parents() -> None:
     """Kill this process as soon as one of its parents up to the Python worker of its Spark task ends.
 
-    The kernel handles the direct parent (on Linux), a thread the others, of which Horovod has two.
+    On Linux the kernel watches the direct parent; a thread watches the others (with Horovod there are two).
     """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

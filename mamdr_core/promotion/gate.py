@@ -51,7 +51,7 @@ def decide(spark: SparkSession, config: Config) -> dict[str, Any]:
 
 
 def _decide_without_measuring(lake: Lake, run: dict[str, Any], champion: Row | None) -> Decision | None:
-    """The decision about the champion or a run of an earlier day, the recorded one if there is one; else None."""
+    """The recorded or new decision about the champion or a run of an earlier day; None for any other run."""
     if champion is None:
         return None
     serves = champion["run_id"] == run["run_id"]

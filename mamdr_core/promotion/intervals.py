@@ -60,7 +60,7 @@ def placements(scores_N: NDArray[Any], labels_N: NDArray[Any], offsets: Ints) ->
 
 
 def mean_and_variance(placed_N: Floats, labels_N: NDArray[Any], offsets: Ints) -> tuple[Floats, Floats]:
-    """AUC and its variance by domain from placements; of differences of placements, the AUCs' difference and its own.
+    """AUC and its variance by domain, from placements; or the AUC difference and its variance, from differences.
 
     Returns:
         Both float64 [n]: the mean, NaN where placements are NaN; the variance, NaN also with a single row of a class.

@@ -163,9 +163,9 @@ def _lead(figures: Figures, least: float, z: float) -> Lead | None:
     of_day, of_earlier = (
         float((share_n**2 * variance_n[known]).sum()) for variance_n in (figures.day_variance, figures.earlier_variance)
     )
-    had_one = earlier - 0.5 > z * math.sqrt(of_earlier)
+    had_lead = earlier - 0.5 > z * math.sqrt(of_earlier)
     missing = least * (earlier - 0.5) - (day - 0.5)
-    is_lost = least > 0 and had_one and missing > z * math.sqrt(of_day + least**2 * of_earlier)
+    is_lost = least > 0 and had_lead and missing > z * math.sqrt(of_day + least**2 * of_earlier)
     return Lead(day, earlier, is_lost)
 
 
@@ -203,7 +203,7 @@ def _labels(verdict: Verdict, settings: GateSettings) -> Iterator[str]:
         )
         yield (
             f"the newest day's labels look wrong: from earlier days to that day, {falls}; "
-            f"gate.least_day_lead {settings.least_day_lead:g} of the lead over 0.5 must stay"
+            f"less than gate.least_day_lead {settings.least_day_lead:g} of the lead over 0.5 remains"
         )
 
 

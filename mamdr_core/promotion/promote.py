@@ -56,7 +56,7 @@ def promote(spark: SparkSession, config: Config) -> dict[str, Any]:
         check_promotion(lake, run, history, settings)
         if _add(lake, run, history, settings):
             replaced = history[-1]["run_id"] if history else None
-            logger.info("promote: run %s serves, and replaces %s", target, replaced or "none")
+            logger.info("promote: run %s now serves; it replaces %s", target, replaced or "no run")
             return _result(settings, target, target, replaced, "")
         time.sleep(random.uniform(0, min(2**number, 20)))
     raise MamdrError(f"{lake.path('promotions')}: other jobs kept promoting runs; run again")
@@ -87,7 +87,7 @@ def check_promotion(lake: Lake, run: dict[str, Any], history: Sequence[Row], set
     """Check that the package of the run is intact and that the run passed the gate against the current champion.
 
     Raises:
-        MamdrError: it is not, or did not.
+        MamdrError: the package is missing or damaged, or the gate has not passed the run against this champion.
     """
     run_id = run["run_id"]
     try:

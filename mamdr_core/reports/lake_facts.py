@@ -43,7 +43,7 @@ def read_lake_facts(lake: Lake, settings: ReportSettings, pages: Collection[str]
     Args:
         pages: names of the files in the folder of reports.
 
-    A table that is not there, or has no rows, contributes nothing.
+    Missing and empty tables contribute nothing.
     """
     days, stats = read_days(lake, None, settings.days)
     promotions = rows_of(lake, "promotions", F.lit(True), F.asc("number"))

@@ -39,7 +39,7 @@ class Share:
     Args:
         own: by domain, whether its rows belong to the rank, [n].
         host_memory: GB that rows and vectors may take in memory; a larger share is memory-mapped. 0: no bound.
-        holds_fixed: whether fixed vectors count, as they do unless the ranks of a machine map them together.
+        holds_fixed: whether fixed vectors count towards the size; false if the ranks of a machine map one copy of them.
         scratch: folder of the mapped files; empty: the system's temporary folder.
 
     Attributes:

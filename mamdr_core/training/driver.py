@@ -93,7 +93,7 @@ def train_on_ranks(run: Run, seconds: dict[str, float]) -> dict[str, Any]:
     )  # fmt: skip
     if owning < train.ranks:
         logger.info(
-            "%d of %d ranks own no domain and only take part in averaging: lower train.ranks",
+            "%d of %d ranks own no domain with training rows: lower train.ranks",
             train.ranks - owning, train.ranks,
         )  # fmt: skip
     started = time.perf_counter()

@@ -56,7 +56,7 @@ class HeldOut:
 def refit_last_layer(engine: EagerEngine, shared: Shared, val: Columns, collective: Collective, seed: int) -> bool:
     """Fit the last layer's weights to validation rows if this improves held-out rows; all ranks must call this.
 
-    The change of the weights is logistic regression on the layer's inputs, with the network's logits fixed and a
+    The change of the weights is fitted by logistic regression on the layer's inputs, with fixed network logits and a
     Gaussian prior around no change whose variance is learned (empirical Bayes). It is kept if, cross-fitted over five
     folds, it improves both the mean AUC over domains and the logloss.
 
@@ -140,7 +140,7 @@ def _gather(
 
 @contextmanager
 def _inputs_of(layer: nn.Linear) -> Iterator[list[Tensor]]:
-    """Collects the inputs of the layer within the block."""
+    """Collect the inputs of the layer within the block."""
     seen: list[Tensor] = []
     with layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach().cpu())):
         yield seen

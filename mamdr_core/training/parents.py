@@ -57,8 +57,8 @@ def resolve_parent(spark: SparkSession, config: Config) -> Config:
 
     The champion is that of the days before `examples.until`, so that a rerun of a day starts from the same parent. With
     `train.only_domains` the parent is the run in production now or, if there is none, the newest run. A run of the
-    newest days (`train.days`) starts from the champion and also learns all days since the champion's; if there is no champion,
-    it learns all days of the window.
+    newest days (`train.days`) starts from the champion and also learns all days since the champion's; if there is no
+    champion, it learns all days of the window.
 
     Raises:
         MamdrError: `train.only_domains` is set, and there is no run to start from.

@@ -64,9 +64,9 @@ class Trainer:
         owned_n: mask of the domains of this rank, bool [n].
         arrays: allocates the order of rows of an epoch.
         warm: whether the run starts from the parameters of a parent, which are kept unless training improves them.
-        mixed: the mixed model, if the method has one; it is fitted first, and the network is trained on top of it.
+        mixed: fits the mixed model and then trains the network on top of it; None: the method has no mixed model.
         profiler: records some rounds of every stage; None: no profile.
-        measured: training rows of the domains that learn, where the learner also has those of other support domains.
+        measured: training rows of the domains that learn, without other support domains; None: all rows of the learner.
     """
 
     settings: TrainSettings
@@ -183,7 +183,7 @@ class Trainer:
         found, _ = self._validate(stage)
         on.auc = float("nan") if found.val_auc is None else found.val_auc
         self.learner.shared = started
-        self.early_stop.waited = 0  # this validation does not count as a round without progress
+        self.early_stop.waited = 0  # this validation does not count towards `patience`
 
     def _after_round(self, stage: Stage, progress: Progress) -> bool:
         """Validate and write a checkpoint if they are due; returns whether to end the stage.
@@ -230,7 +230,7 @@ class Trainer:
             return found, stops
 
     def _measure_statistics(self, stage: Stage) -> Mapping[int, Change]:
-        """Measure statistics of training rows that the model has; returns theta_i of the domains that have one."""
+        """Measure the statistics that the model uses, on training rows; returns the theta_i that validation uses."""
         learner = self.learner
         specific = learner.specific if stage.learns_specific else {}
         rows = learner.train if self.measured is None else self.measured
@@ -265,7 +265,7 @@ class Trainer:
         restored = self.checkpoints.restore(self._run_state())
         if restored:
             if not 0 <= at.stage < len(self.stages):
-                raise MamdrError(f"the saved state is of stage {at.stage}, and this run has {len(self.stages)}")
+                raise MamdrError(f"checkpoint is of stage {at.stage + 1}, but the run has {len(self.stages)} stages")
             stage = self.stages[at.stage]
             self.early_stop.patience, self.early_stop.moves_shared = stage.patience, stage.learns_shared
             if not stage.learns_shared and self.early_stop.shared is not None:

@@ -116,11 +116,11 @@ def train_rank(task: RankTask, collective: Collective) -> RankResult:
     device = choices.device
     with clock.phase("read"):
         share = share_of(task, own & domains.reads)
-        measured = share if domains.is_whole else share_of(task, own & domains.learns)  # support domains only train
+        measured = share if domains.is_whole else share_of(task, own & domains.learns)  # without support domains
         columns = {split: measured.columns(split) for split in SPLITS}
-        own_train = {} if domains.is_whole else {"learned": share.columns("train")}
-        columns = place_columns(columns | own_train, device, collective)
-        train = columns.pop("learned", columns["train"])
+        all_train = {} if domains.is_whole else {"with_supports": share.columns("train")}
+        columns = place_columns(columns | all_train, device, collective)
+        train = columns.pop("with_supports", columns["train"])
         parent = ParentParameters(task.parent, device, settings.scratch) if task.parent else None
         inherited = parent.has_specific(len(own)) & own if parent else np.zeros_like(own)
         shape = shape_of(task.config, task.pinned, own & domains.learns, inherited, columns, train, collective)

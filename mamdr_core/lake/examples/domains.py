@@ -34,7 +34,7 @@ def update_domains(lake: Lake, seen: Iterable[Mapping[str, Any]]) -> tuple[Growt
         entries = [(row["domain"], before + place, row["ds"]) for place, row in enumerate(new)]
         rows = local_frame(lake.spark, entries, spark_schema(TABLES["domains"])).coalesce(1)
         if new and not lake.append_to("domains", rows, rows_before=before):
-            logger.info("domains: another job was first; numbering again")
+            logger.info("domains: another job added ids first; numbering the new ids again")
             continue
         logger.info("domains: %d, %d of them new", before + len(new), len(new))
         indices |= {name: index for name, index, _ in entries}

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 TRIES = 5
 """Maximum number of attempts to add ids, repeated if other jobs add ids first."""
 BROADCAST_BYTES = 1_000
-"""Memory of an executor per id, in bytes, from which on a vocabulary is broadcast instead of shuffled."""
+"""Executor memory in bytes, per id, that is needed to broadcast a vocabulary instead of shuffling it."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def find_new_ids(
 
 
 def add_new_ids(lake: Lake, found: NewIds, keep: Keep) -> dict[str, Growth]:
-    """Append new ids to the vocabularies; there is no commit to a complete vocabulary.
+    """Append new ids to the vocabularies; a vocabulary without new ids gets no commit.
 
     If another job has added ids in the meantime, the new ids are numbered again.
 
@@ -109,7 +109,7 @@ def add_new_ids(lake: Lake, found: NewIds, keep: Keep) -> dict[str, Growth]:
             grown = _add(lake, ids, latest)
             if grown is not None:
                 break
-            logger.info("%s: another job was first; numbering again", ids.table.name)
+            logger.info("%s: another job added ids first; numbering the new ids again", ids.table.name)
             latest = find_new_ids(lake, [ids], found.rows, keep, on_driver=found.unknown.on_driver)
         else:
             raise overtaken(ids.table)

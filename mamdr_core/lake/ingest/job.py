@@ -90,8 +90,8 @@ def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
                 checked = deduplicate(rows, scan, others, keep)
             counts = checked.counts
             held = days_held(lake, "clicks", load)
-            is_recorded = False  # also in later passes, which undo their own commits alone: the load stays published
-            if not number:  # later passes only compare a published load with what other jobs have published since
+            is_recorded = False  # also later, when only an attempt's own commits are undone: the load stays published
+            if not number:  # later attempts only compare the published load with what other jobs have published since
                 times = partial(explain_times, raw, rows, config.input.columns.event_time)
                 _check_quality(config, lake, load, counts, held, started_at, times)
                 correction = find_correction(lake, load, whole_days, held, counts)
@@ -105,8 +105,8 @@ def ingest_clicks(spark: SparkSession, config: Config) -> dict[str, Any]:
             logger.info("another load of the same time was published in the meantime; its events are compared too")
         else:
             raise MamdrError(
-                f"input.path: {load.source}: other jobs kept publishing events of the same time; it is published, but "
-                "clicks may contain some of its events twice: run it again"
+                f"input.path: {load.source}: other jobs kept publishing events of the same time. The load is "
+                "published, but clicks may contain some of its events twice: ingest it again"
             )
     restored = finish_correction(lake, correction, counts) if correction else 0
     # Last, so that an arriving file is loaded again if the job is killed before.

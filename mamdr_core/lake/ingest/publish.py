@@ -57,7 +57,7 @@ def publish(to: Publication, checked: CheckedRows) -> int:
     """Write the rejected and the valid rows; returns the version of clicks.
 
     Raises:
-        MamdrError: the log changed: other numbers of rows were written than counted. The tables are unchanged.
+        MamdrError: the log changed, so the numbers of written and counted rows differ. The tables are unchanged.
     """
     days: set[date | None] = set(checked.counts.valid_by_day)
     note = {"job": "ingest_clicks", "source": to.load.source, "started_at": to.started_at.isoformat()}
@@ -99,8 +99,8 @@ def _all_or_nothing(to: Publication, counts: LoadCounts, note: dict[str, Any]) -
     except Exception as error:
         kept = [name for name in ("clicks", "clicks_rejected") if not to.lake.undo(name, note)]
         if kept:
-            logger.warning("%s: other jobs have written since; load %s again", " and ".join(kept), to.load.source)
-        elif to.is_recorded:  # without this row it would count as killed
+            logger.warning("%s not undone, as other jobs wrote; ingest %s again", " and ".join(kept), to.load.source)
+        elif to.is_recorded:  # without this row the attempt would be taken for a killed job
             reason = f"failed, and was undone: {one_line(str(error))[:300]}"
             with contextlib.suppress(Exception):  # the cause of the failure matters more than its record
                 record_load(to.lake, to.load, counts, to.started_at, reason=reason)

@@ -67,7 +67,7 @@ def scan_rows(checked: DataFrame, rules: Sequence[Rule], has_times: bool, keep: 
 
     Args:
         checked: result of `apply_rules`.
-        has_times: whether the log has event times; without them no repetition can be seen.
+        has_times: whether the log has event times; without them no duplicate can be found.
         keep: for the small frame that is found.
         on_driver: collect two numbers of each row on the driver: for few rows, which are compared there before a task
             has started Python.
