@@ -148,7 +148,7 @@ class Shared:
         }
         return Shared(torch.zeros_like(self.dense), tables)
 
-    def reach(self, visits: Iterable[Visit]) -> None:
+    def prefetch(self, visits: Iterable[Visit]) -> None:
         """Fetch the rows of sharded tables that `visits` read, replacing earlier ones (static cache, section 4.5).
 
         With sharded tables this is a collective call, also without visits; whole tables need no fetching.

@@ -17,11 +17,11 @@ from torch.nn.functional import softplus
 from mamdr_core.engine.isotonic import Curve, fit_curve, sums_by
 from mamdr_core.engine.threads import one_thread
 
-FASTEST = 25.0
+MAX_FACTOR = 25.0
 """Maximum factor by which one update multiplies or divides a variance of the prior."""
 LEAST_TAU, START_TAU, MOST_TAU = 1e-3, 0.3, 3.0
 """Standard deviation of the prior: minimum, initial value and maximum."""
-ROUNDS, STEPS, HALVINGS = 10, 30, 12
+PRIOR_UPDATES, STEPS, HALVINGS = 10, 30, 12
 """Number of updates of the prior; maximum numbers of Newton steps, and of halvings of a step."""
 LEAST_SLOPE = 0.05
 """Minimum slope of the regression, and of a domain over that of the regression; positive slopes preserve order."""
@@ -173,12 +173,12 @@ def _fit_domains(
     mean_2n, at_2n = mean_2.expand(2, rows.domains), None
     variance_21 = torch.full((2, 1), START_TAU**2, dtype=torch.float64)
     least = LEAST_SLOPE * float(mean_2[0, 0])
-    for _ in range(ROUNDS):
+    for _ in range(PRIOR_UPDATES):
         at_2n, spread_2n = _regression(rows, mean_2n, (1 / variance_21).expand_as(mean_2n), least, start_2G=at_2n)
         squares_2n = (at_2n - mean_2n).square() / variance_21
         sums_22 = torch.stack([squares_2n, 1 - spread_2n / variance_21])[:, :, has_rows_n].sum(2)
         squares_2, observed_2 = all_reduce(sums_22)
-        factor_2 = (squares_2 / observed_2.clamp_min(1e-9)).clamp(1 / FASTEST, FASTEST)
+        factor_2 = (squares_2 / observed_2.clamp_min(1e-9)).clamp(1 / MAX_FACTOR, MAX_FACTOR)
         variance_21 = (variance_21 * factor_2[:, None]).clamp(LEAST_TAU**2, MOST_TAU**2)
     assert at_2n is not None
     return at_2n

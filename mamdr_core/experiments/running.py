@@ -129,7 +129,7 @@ class Runner:
                 run.record_failure(stopped)
                 raise stopped from None
             except Exception as error:
-                yield key, run, self._failed(run, _describe(error))
+                yield key, run, self._record_failure(run, _describe(error))
             except BaseException:
                 remove(run.scratch)
                 raise
@@ -162,7 +162,7 @@ class Runner:
                     for future in finished:
                         key, run, index = running[future]
                         # Recording runs Spark tasks: keep the slot until then, or they would wait for the next trial.
-                        outcome = self._recorded(run, future.result())
+                        outcome = self._record_outcome(run, future.result())
                         del running[future]
                         free.append(index)
                         yield key, run, outcome
@@ -186,17 +186,17 @@ class Runner:
     def _begin(self, trial: Trial) -> Run:
         return new_run(self._lake, trial.config, self._pinned, self._experiment)
 
-    def _recorded(self, run: Run, outcome: RankResult | str) -> dict[str, Any] | str:
+    def _record_outcome(self, run: Run, outcome: RankResult | str) -> dict[str, Any] | str:
         if isinstance(outcome, str):
-            return self._failed(run, outcome)
+            return self._record_failure(run, outcome)
         try:
             return run.finish([outcome], {"ranks": sum(outcome.seconds.values())})
         except StoppedError:
             raise
         except Exception as error:
-            return self._failed(run, _describe(error))
+            return self._record_failure(run, _describe(error))
 
-    def _failed(self, run: Run, error: str) -> str:
+    def _record_failure(self, run: Run, error: str) -> str:
         run.record_failure(error)
         return error
 

@@ -18,7 +18,7 @@ from mamdr_core.learning.inner_loop import TAKE_END, InnerLoop
 from mamdr_core.learning.learner import Learner, Round
 from mamdr_core.runtime.stateful import State
 
-PART_ROWS = 16
+MIN_DOMAIN_ROWS = 16
 """Minimum number of rows of a domain in a step, unless the domain has fewer; small domains are in fewer steps."""
 PROBE = 0.01
 """Distance from theta of the two points in a Hessian-vector product by differences (Liu et al. 2019, eq. 8)."""
@@ -76,7 +76,7 @@ class CombinedSteps(ABC):
 def deal_steps(visits: Mapping[int, Visit], batch_size: int) -> list[list[Visit]]:
     """Distribute a round's rows over steps of about `batch_size` rows, each with as many domains as possible.
 
-    A domain of m rows is in min(steps, m / PART_ROWS) steps, evenly spaced, with equal parts.
+    A domain of m rows is in min(steps, m / MIN_DOMAIN_ROWS) steps, evenly spaced, with equal parts.
 
     Args:
         visits: the visit of each domain, in the round's random order.
@@ -88,7 +88,7 @@ def deal_steps(visits: Mapping[int, Visit], batch_size: int) -> list[list[Visit]
     count = max(1, round(sum(len(visit.rows) for visit in visits.values()) / batch_size))
     steps: list[list[Visit]] = [[] for _ in range(count)]
     for place, visit in enumerate(visits.values()):
-        parts = min(count, max(1, len(visit.rows) // PART_ROWS))
+        parts = min(count, max(1, len(visit.rows) // MIN_DOMAIN_ROWS))
         shift = (place + 0.5) / len(visits)
         for part, rows in enumerate(visit.rows.tensor_split(parts)):
             steps[int((part + shift) * count / parts)].append(Visit(visit.columns, rows))

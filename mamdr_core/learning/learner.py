@@ -128,8 +128,8 @@ class Learner:
         return Change(torch.zeros_like(self.shared.dense), rows)
 
     def prefetch(self, visits: Iterable[Visit]) -> None:
-        """Prefetch the embedding rows of theta_S that `visits` read; see `Shared.reach`."""
-        self.shared.reach(visits)
+        """Prefetch the embedding rows of theta_S that `visits` read; see `Shared.prefetch`."""
+        self.shared.prefetch(visits)
 
     def count(self, visits: Sequence[Visit]) -> int:
         """Add the rows of some visits to `rows_descended`, and return their number."""

@@ -22,7 +22,7 @@ from mamdr_core.parallel.collective import Collective
 from mamdr_core.runtime.heartbeat import beat
 from mamdr_core.runtime.stateful import DomainRows, State
 
-BATCH_NUMBERS = 1 << 21
+BATCH_VALUES = 1 << 21
 """Largest number of values of phi in a batch of several domains."""
 PADDING = 1.25
 """Largest ratio of a batch's rows with padding to those without; `PADDED_ROWS` for each domain are not counted."""
@@ -160,7 +160,7 @@ class DomainWeights:
     def _dot(self, columns: Columns, values_DF: Tensor, default_F: Tensor, squared: bool) -> Tensor:
         """Dot products of phi, or of its squares, and the values of the rows' domains."""
         total_N = torch.empty(len(columns))
-        for rows in torch.arange(len(columns)).split(max(1, BATCH_NUMBERS // len(self._design))):
+        for rows in torch.arange(len(columns)).split(max(1, BATCH_VALUES // len(self._design))):
             phi_MF = self._design.rows(columns, rows)
             domain_M = columns.ids["domain"][rows].long().cpu() - 1
             values_MF = default_F
@@ -281,7 +281,7 @@ def _fit_prior(prior: Prior, sums_4F: Tensor, observed_FF: Tensor) -> Prior:
 def _cut_batches(counts_D: NDArray[np.int64], features: int) -> Iterator[tuple[int, int]]:
     """First and end of each batch of domains that are padded to one size.
 
-    A batch has at most `BATCH_NUMBERS` values of phi, and at most that number of values of Hessians, whose side is F or
+    A batch has at most `BATCH_VALUES` values of phi, and at most that number of values of Hessians, whose side is F or
     the number of rows, if that is smaller.
 
     Args:
@@ -291,11 +291,11 @@ def _cut_batches(counts_D: NDArray[np.int64], features: int) -> Iterator[tuple[i
     first = 0
     real = np.concatenate([[0], counts_D.cumsum()])
     while first < len(counts_D):
-        max_domains = max(1, BATCH_NUMBERS // (features * int(counts_D[first])))
+        max_domains = max(1, BATCH_VALUES // (features * int(counts_D[first])))
         longest = counts_D[first : first + max_domains]
         size = np.arange(1, len(longest) + 1)
         rows = real[first + 1 : first + 1 + len(longest)] - real[first]
-        fits = size * longest * features <= BATCH_NUMBERS
+        fits = size * longest * features <= BATCH_VALUES
         fits &= size * longest <= PADDING * rows + PADDED_ROWS * size
         fits &= (longest < features) == (longest[0] < features)
         last = first + max(1, int(np.argmin(fits)) if not fits.all() else len(fits))

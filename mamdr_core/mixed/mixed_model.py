@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 FIRST_STEPS = 5
 """Newton steps of the first sweep; later sweeps make one step, from the previous result."""
-SETTLED = 0.01
+LOGIT_TOLERANCE = 0.01
 """Largest mean change of the logits in the last sweep."""
 MOST_LEVERAGE = 0.9
 """Leverages of rows are limited to this value, above which the approximation of leaving a row out is inaccurate."""
@@ -125,7 +125,7 @@ class MixedModel:
             if self._collective.rank == 0:
                 named = ", ".join(f"{effect.name} {effect.variance:.3g}" for effect in self.effects)
                 logger.info("mixed model, sweep %d: variances %s; deviations changed by %.3f", number, named, change)
-            if change <= self._settings.tolerance and logit_change <= SETTLED:
+            if change <= self._settings.tolerance and logit_change <= LOGIT_TOLERANCE:
                 break
         # Fit w_i under the prior of the last sweep.
         self.weights.sweep(train, effects_N.float(), self._collective, learns_prior=False, weight_N=weight_N)
@@ -146,7 +146,7 @@ class MixedModel:
         for _ in range(self._settings.sweeps):
             before_N = logits_N
             logits_N, effects_N = self._sweep(train, weight_N, effects_N, pairs, FIRST_STEPS, learns=False)
-            if self._mean((logits_N - before_N).abs()) <= SETTLED:
+            if self._mean((logits_N - before_N).abs()) <= LOGIT_TOLERANCE:
                 break
         self.weights.sweep(train, effects_N.float(), self._collective, learns_prior=False, weight_N=weight_N)
 

@@ -14,7 +14,7 @@ from torch.nn.functional import softplus
 
 from mamdr_core.mixed.hessian import Hessian
 
-FASTEST = 25.0
+MAX_FACTOR = 25.0
 """Largest factor by which a variance changes in one update."""
 HALVINGS = 12
 """Largest number of times that a step which does not lower the objective is halved; then the step is skipped."""
@@ -101,4 +101,4 @@ def variance_factor(squares: Tensor, observed: Tensor) -> Tensor:
         squares: sum over observations of (mode - mean)^2, in units of the current variance.
         observed: their effective number, the sum of 1 - posterior variance / current variance.
     """
-    return (squares / observed.clamp_min(1e-9)).clamp(1 / FASTEST, FASTEST)
+    return (squares / observed.clamp_min(1e-9)).clamp(1 / MAX_FACTOR, MAX_FACTOR)

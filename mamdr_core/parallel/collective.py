@@ -70,7 +70,7 @@ class SingleProcess:
         return tensor
 
     def all_to_all(self, tensor: Tensor, splits: Sequence[int]) -> tuple[Tensor, list[int]]:
-        """The tensor itself."""
+        """The tensor itself, and its splits."""
         return tensor, list(splits)
 
     def broadcast(self, tensor: Tensor) -> Tensor:

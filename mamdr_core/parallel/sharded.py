@@ -68,7 +68,7 @@ class ShardedTable:
         """Fetched rows, float32 [U, D].
 
         Raises:
-            KeyError: a row has not been fetched since the table last changed, a bug: `Shared.reach` was not called.
+            KeyError: a row has not been fetched since the table last changed, a bug: `Shared.prefetch` was not called.
         """
         place_U = torch.searchsorted(self._ids_U, ids)
         known_U = self._ids_U[place_U.clamp(max=len(self._ids_U) - 1)] == ids if len(self._ids_U) else ids < 0

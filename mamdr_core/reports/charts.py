@@ -11,7 +11,7 @@ from mamdr_core.reports.facts import Array, Figures
 from mamdr_core.reports.figures import Difference, calibration_groups, groups_by
 from mamdr_core.reports.plot import Plot, Scale, bars, heat_map, spanning
 
-FEW = 10
+LEAST_DOMAINS = 10
 """Minimum number of domains for a line over groups of domains."""
 PHASE_NAMES = {"shared": "rounds", "specific": "passes of DR"}
 IN_RANKS = ("read", "deal", "inner", "exchange", "validate", "checkpoint", "evaluate", "save")
@@ -144,7 +144,7 @@ def calibration_chart(figures: Mapping[str, Array], ids: Sequence[str]) -> Marku
     diagonal = np.array([scale.low, scale.high])
     texts = [f"predicted {one:.4f}, CTR {other:.4f}" for one, other in zip(predicted_rate, found, strict=True)]
     plot.line(diagonal, diagonal, "rule").points(predicted, ctr, ids)
-    return (plot.line(predicted_rate, found, "line-b", texts) if known.sum() >= FEW else plot).svg()
+    return (plot.line(predicted_rate, found, "line-b", texts) if known.sum() >= LEAST_DOMAINS else plot).svg()
 
 
 def conflict_charts(pairs: Mapping[str, Sequence[Figures]]) -> dict[str, Markup]:

@@ -228,10 +228,10 @@ def read_days(lake: Lake, until: date | None, days: int) -> tuple[list[Figures],
 def _drift(days: Sequence[Figures], stats: DataFrame | None, listed: int) -> list[Figures]:
     if stats is None:
         return []
-    surprise = F.greatest(F.abs("ctr_z"), F.abs("week_ctr_z"))
-    of_day = stats.where(F.col("ds") == F.lit(days[-1]["ds"])).withColumn("surprise", surprise)
-    known = of_day.where(F.col("surprise").isNotNull())
-    return [row.asDict() for row in known.orderBy(F.desc("surprise")).limit(listed).collect()]
+    z = F.greatest(F.abs("ctr_z"), F.abs("week_ctr_z"))
+    of_day = stats.where(F.col("ds") == F.lit(days[-1]["ds"])).withColumn("z", z)
+    known = of_day.where(F.col("z").isNotNull())
+    return [row.asDict() for row in known.orderBy(F.desc("z")).limit(listed).collect()]
 
 
 def _pairs(lake: Lake, chosen: Column, heat: int) -> dict[str, list[Figures]]:

@@ -32,7 +32,7 @@ from mamdr_core.serving.candidates import (
     send_candidates,
 )
 from mamdr_core.serving.ranking import Best, Piece, block_rows, choose_best
-from mamdr_core.serving.requests import MALFORMED, Work, encode_requests, requests_of, source_of
+from mamdr_core.serving.requests import MALFORMED, PreparedInput, encode_requests, requests_of, source_of
 from mamdr_core.serving.scorer import KEPT, Scorer, index_of, open_scorer, predict_batch, scored_batch, scored_schema
 from mamdr_core.serving.served import Served
 from schemas import UNKNOWN_INDEX
@@ -43,7 +43,7 @@ OUT_ROWS = 1 << 16
 """Approximate number of rows in a batch that a task returns to Spark."""
 
 
-def prepare_top_k(lake: Lake, settings: ScoreSettings, served: Served) -> Work:
+def prepare_top_k(lake: Lake, settings: ScoreSettings, served: Served) -> PreparedInput:
     """Read the candidates, and count and encode the rows of users.
 
     Raises:
@@ -86,7 +86,7 @@ def prepare_top_k(lake: Lake, settings: ScoreSettings, served: Served) -> Work:
         return rows.drop("_task").mapInArrow(task, scored_schema())
 
     count = sum(count * min(settings.top_k, items) for count, items in by_domain.values())
-    return Work(count, pairs, recommend, figures)
+    return PreparedInput(count, pairs, recommend, figures)
 
 
 def split_features(items: DataFrame, served: Served) -> tuple[list[Feature], list[Feature]]:

@@ -17,7 +17,7 @@ from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples.encoding import IDS, encode_features, indexed_features
 from mamdr_core.lake.examples.quantiles import cut_features, cut_numbers
 from mamdr_core.lake.examples.several_ids import encode_several, hashed_ids
-from mamdr_core.lake.examples.vocabularies import encode, grown, id_column
+from mamdr_core.lake.examples.vocabularies import encode, id_column, unchanged_vocabulary
 from mamdr_core.lake.examples.windows import read_window
 from mamdr_core.lake.ingest.features import declared_features
 from mamdr_core.serving.scorer import index_of
@@ -29,7 +29,7 @@ MALFORMED = "_malformed"
 
 
 @dataclass(frozen=True)
-class Work:
+class PreparedInput:
     """The counted input.
 
     Attributes:
@@ -105,9 +105,9 @@ def encode_requests(
     examples, features = served.config.examples, served.features if features is None else features
     shared = {feature.table for feature in features}
     indexed = [name for name in indexed_features(served.features) if name in shared | {f.name for f in features}]
-    values = {name: grown(lake, feature_vocabulary(name)) for name in indexed}
+    values = {name: unchanged_vocabulary(lake, feature_vocabulary(name)) for name in indexed}
     shared &= {"user", "item"}
-    values |= {name: grown(lake, TABLES[f"{name}s"]) for name in sorted(shared)}
+    values |= {name: unchanged_vocabulary(lake, TABLES[f"{name}s"]) for name in sorted(shared)}
     several = [feature for feature in features if feature.has_several_ids]
     rows = requests.withColumns(
         {name: column for feature in several for name, column in hashed_ids(feature, examples.users, examples.items)}

@@ -30,7 +30,14 @@ from mamdr_core.runtime.errors import MamdrError
 from mamdr_core.runtime.plugins import PluginImportError
 from mamdr_core.serving.opening import find_served, read_vectors, send_vectors
 from mamdr_core.serving.recommending import prepare_top_k
-from mamdr_core.serving.requests import MALFORMED, Work, encode_requests, read_requests, read_test_split, source_of
+from mamdr_core.serving.requests import (
+    MALFORMED,
+    PreparedInput,
+    encode_requests,
+    read_requests,
+    read_test_split,
+    source_of,
+)
 from mamdr_core.serving.scorer import index_of, score_batches, scored_schema
 from mamdr_core.serving.served import Served
 from mamdr_core.training.own_code import modules_of, plugins_of
@@ -133,14 +140,14 @@ def score_rows(rows: DataFrame, served: Served, vectors: str, deviation: bool = 
     return rows.mapInArrow(partial(score_batches, served, vectors, deviation), scored_schema())
 
 
-def _prepare_rows(lake: Lake, settings: ScoreSettings, served: Served) -> Work:
+def _prepare_rows(lake: Lake, settings: ScoreSettings, served: Served) -> PreparedInput:
     """Count and encode the rows of the input, without malformed records, or of the test split."""
 
-    def work(rows: DataFrame, count: int, malformed: int) -> Work:
+    def work(rows: DataFrame, count: int, malformed: int) -> PreparedInput:
         def scored(vectors: str) -> DataFrame:
             return score_rows(spread_by_domain(rows), served, vectors, settings.deviation)
 
-        return Work(count, count, scored, {"malformed": malformed})
+        return PreparedInput(count, count, scored, {"malformed": malformed})
 
     if not settings.input.path:
         examples = read_window(lake, served.versions["examples"])

@@ -224,9 +224,8 @@ def _select_days(batch: pa.RecordBatch, first: int, last: int) -> pa.RecordBatch
     """The rows of some days (days since 1970)."""
     day = batch.column("ds").cast(pa.int32())
     selected = pc.and_(pc.greater_equal(day, first), pc.less_equal(day, last))
-    return (
-        batch if pc.all(selected, skip_nulls=False).as_py() else batch.filter(selected)
-    )  # windows contain most files completely
+    # Windows contain most files completely, whose rows need not be copied.
+    return batch if pc.all(selected, skip_nulls=False).as_py() else batch.filter(selected)
 
 
 def _write_vectors(rows: pa.RecordBatch, table_VD: NDArray[Any]) -> bool:

@@ -102,7 +102,7 @@ def _logits(
     """Logits of some domains at a time, with the first domain and the last + 1; all ranks must consume all parts."""
     for first, last in parts_in_step(columns.offsets.numpy(), PART_ROWS, partial(all_reduce_max, collective)):
         start, stop = columns.offsets[[first, last]].tolist()
-        shared.reach([Visit(columns, torch.arange(start, stop, device=columns.labels.device))])
+        shared.prefetch([Visit(columns, torch.arange(start, stop, device=columns.labels.device))])
         if first < last:  # otherwise this rank has no rows left, but others still fetch table rows from it
             yield first, last, predict_domains(engine, shared, specific, columns, range(first, last))
 

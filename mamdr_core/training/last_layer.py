@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 MOST_ROWS = 200_000
 """Maximum number of validation rows that are used, over all ranks."""
 FOLDS = 5
-ROUNDS, STEPS = 8, 3
+PRIOR_UPDATES, STEPS = 8, 3
 """Number of updates of the prior's variance, and of Newton steps between two updates."""
 START_TAU, LEAST_TAU, MOST_TAU = 0.1, 1e-4, 10.0
 """Standard deviation of the prior at the start, and its bounds."""
@@ -114,7 +114,7 @@ def _gather(
     generator = torch.Generator().manual_seed(derive_seed(seed, 12, collective.rank))
     share = min(1.0, MOST_ROWS / max(1, total))
     rows = (torch.rand(len(val), generator=generator) < share).nonzero().squeeze(1).to(val.labels.device)
-    shared.reach([Visit(val, rows)])
+    shared.prefetch([Visit(val, rows)])
     domain_N = val.ids["domain"][rows].long() - 1
     # Domain by domain if the engine reorders the rows of a batch, so that the layer's inputs have the order of `rows`.
     parts = rows.split(domain_N.unique_consecutive(return_counts=True)[1].tolist()) if engine.per_domain else (rows,)
@@ -152,7 +152,7 @@ def _fit(held: HeldOut, chosen_N: Tensor) -> Tensor:
     hidden, labels, base, real = (each[chosen_N][None] for each in columns)
     size = hidden.shape[2]
     tau, change_H = START_TAU, torch.zeros(hidden.shape[2])
-    for _ in range(ROUNDS):
+    for _ in range(PRIOR_UPDATES):
         prior = Prior(torch.zeros(size), torch.full((size,), tau))
         posterior = fit_domains(hidden, labels, base, real, prior, change_H[None] / tau, STEPS)
         change_H = posterior.white_GF[0] * tau

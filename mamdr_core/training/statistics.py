@@ -37,7 +37,7 @@ def measure_statistics(
     own = {layer.name: torch.zeros(domains, 1 + 2 * layer.width, dtype=torch.float64) for layer in engine.statistics}
     for first, last in parts_in_step(train.offsets.numpy(), PART_ROWS, partial(all_reduce_max, collective)):
         start, stop = train.offsets[[first, last]].tolist()
-        shared.reach([Visit(train, torch.arange(start, stop, device=train.labels.device))])
+        shared.prefetch([Visit(train, torch.arange(start, stop, device=train.labels.device))])
         if first < last:  # otherwise this rank has finished; others still fetch rows from it
             for name, moments in domain_moments(engine, shared, specific, train, range(first, last)).items():
                 own[name][first:last] = moments.flat

@@ -13,7 +13,7 @@ from pyspark.sql import functions as F
 from mamdr_core.config.features import Feature
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples import vectors as vectors_module
-from mamdr_core.lake.examples.vocabularies import grown
+from mamdr_core.lake.examples.vocabularies import unchanged_vocabulary
 from mamdr_core.runtime.errors import MamdrError
 from schemas import TABLES
 from tests.lake.stored import commit, rows_of, state_of
@@ -50,7 +50,7 @@ def vectors(tmp_path):
 
 
 def update_vectors(lake, features):
-    vocabularies = {of: grown(lake, TABLES[f"{of}s"]) for of in ("user", "item")}
+    vocabularies = {of: unchanged_vocabulary(lake, TABLES[f"{of}s"]) for of in ("user", "item")}
     vectors_module.update_vectors(lake, features, vocabularies)
 
 

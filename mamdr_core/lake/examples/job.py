@@ -39,7 +39,7 @@ from mamdr_core.lake.examples.counts import (
     write_counts,
 )
 from mamdr_core.lake.examples.increments import STATE, Increment, built_with, find_increment
-from mamdr_core.lake.examples.layout import assign_shards, lay_out, writing
+from mamdr_core.lake.examples.layout import assign_shards, lay_out, writer_settings
 from mamdr_core.lake.examples.new_clicks import (
     NewClicks,
     bytes_of_vocabularies,
@@ -155,7 +155,7 @@ def _build(lake: Lake, config: Config, clicks_version: int, new_clicks: NewClick
     table = declared_examples(config.features, not window.decides_split, has_weight)
     shards, bounds = increment.state.get("shards", 0), kept_bounds(increment, config)
     rows, plans = local_frame(lake.spark, [], spark_schema(table)), list[DomainPlan]()
-    if new_clicks.ids and new_clicks.seen:
+    if new_clicks.ids and new_clicks.domains:
         encoded, plans = encode_new_clicks(new_clicks, new_clicks.ids.rows, growth, domains, config, keep)
         new_n = {plan.domain: plan.rows for plan in plans}
         held_n = rows_by_shard(kept)
@@ -184,7 +184,7 @@ def _build(lake: Lake, config: Config, clicks_version: int, new_clicks: NewClick
     if not plans and not increment.replaced and _has_nothing_to_note(note, increment.before):
         return _Built(increment.base, kept, window, growth, shards)
     note["build"] = uuid.uuid4().hex  # identifies the commit among those of concurrent builds
-    with overriding(lake.spark, writing(config.examples.shards, shards)):
+    with overriding(lake.spark, writer_settings(config.examples.shards, shards)):
         if not lake.write_next(table, rows, note, increment.number, increment.replaced):
             return None
     version = _verify(lake, note, plans)

@@ -14,7 +14,7 @@ from mamdr_core.lake.examples.splits import split_column
 from mamdr_core.lake.examples.windows import Window
 from schemas import SPLITS, DeclaredTable
 
-MOST_PLACES = 4096
+MAX_FILES = 4096
 """Maximum number of files for which each file has exactly one task; with more, a third of the tasks have no file."""
 
 
@@ -41,14 +41,14 @@ def assign_shards(
 def lay_out(examples: DataFrame, shards: int, table: DeclaredTable) -> DataFrame:
     """Bring all rows of a split and shard to one task, in the declared order of the table.
 
-    They must be written with the settings of `writing`, which keep a file open for every split and shard of a task.
-    Otherwise Spark would sort rows by split and shard first, and lose the order within them.
+    They must be written with `writer_settings`, which keep a file open for every split and shard of a task. Otherwise
+    Spark would sort rows by split and shard first, and lose the order within them.
     """
     order, number, files = "_order", F.col("shard"), shards
     if "split" in table.partition_by:
         files = len(SPLITS) * shards
         number += shards * (F.array_position(F.array(*map(F.lit, SPLITS)), F.col("split")) - 1).cast("int")
-    if files <= MOST_PLACES:
+    if files <= MAX_FILES:
         number = F.get(constants(partition_keys(files)), number)
     return (
         examples.repartition(files, number)
@@ -58,7 +58,7 @@ def lay_out(examples: DataFrame, shards: int, table: DeclaredTable) -> DataFrame
     )
 
 
-def writing(settings: ShardSettings, shards: int) -> dict[str, str | int]:
+def writer_settings(settings: ShardSettings, shards: int) -> dict[str, str | int]:
     """Settings of the session for writing the result of `lay_out` in its order, with row groups of the given size."""
     return {
         "spark.sql.maxConcurrentOutputFileWriters": len(SPLITS) * shards,

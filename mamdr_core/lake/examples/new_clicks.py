@@ -38,7 +38,15 @@ from mamdr_core.lake.examples.plans import (
     plan_impressions,
 )
 from mamdr_core.lake.examples.several_ids import encode_several, hashed_ids
-from mamdr_core.lake.examples.vocabularies import Growth, Ids, NewIds, add_new_ids, find_new_ids, grown, id_column
+from mamdr_core.lake.examples.vocabularies import (
+    Growth,
+    Ids,
+    NewIds,
+    add_new_ids,
+    find_new_ids,
+    id_column,
+    unchanged_vocabulary,
+)
 from mamdr_core.runtime.errors import MamdrError
 from schemas import SAMPLE_WEIGHT, TABLES, feature_vocabulary
 
@@ -64,18 +72,18 @@ class NewClicks:
     all_clicks: DataFrame
 
     @property
-    def seen(self) -> list[dict[str, Any]]:
+    def domains(self) -> list[dict[str, Any]]:
         """The domains of these clicks, as in `UnknownIds.domains`."""
         return self.ids.unknown.domains if self.ids else []
 
     @property
     def rows(self) -> int:
         """Number of clicks to encode."""
-        return sum(row["rows"] for row in self.seen)
+        return sum(row["rows"] for row in self.domains)
 
     def newest(self, lake: Lake) -> date:
         """The newest day of encoded and kept rows."""
-        days: list[date] = [row["newest"] for row in self.seen]
+        days: list[date] = [row["newest"] for row in self.domains]
         increment = self.increment
         if increment.replaced:
             examples = lake.read("examples", increment.base)
@@ -159,7 +167,7 @@ def check_new_clicks(new_clicks: NewClicks, lake: Lake, config: Config) -> None:
             split; or a domain has no ratio.
     """
     settings = config.examples
-    rows, positives = new_clicks.rows, sum(row["positives"] for row in new_clicks.seen)
+    rows, positives = new_clicks.rows, sum(row["positives"] for row in new_clicks.domains)
     if not rows and new_clicks.increment.replaced is None:
         days = f"from {settings.since or 'the first day'} to {settings.until or 'the last'}"
         raise MamdrError(f"clicks of {lake.root} holds no row {days} (examples.since, examples.until)")
@@ -168,14 +176,14 @@ def check_new_clicks(new_clicks: NewClicks, lake: Lake, config: Config) -> None:
             f"examples.negatives.kind in_domain is for logs of positives only, but {rows - positives} of {rows} clicks "
             "have label 0: set it to none, or leave input.columns.label empty"
         )
-    if settings.split.kind == "given" and (unsplit := sum(row["unsplit"] for row in new_clicks.seen)):
+    if settings.split.kind == "given" and (unsplit := sum(row["unsplit"] for row in new_clicks.domains)):
         raise MamdrError(
             f"examples.split.kind is given, and {unsplit} of {rows} clicks have no split: ingest again with "
             f"input.columns.split {', '.join(_sources_without_split(lake, new_clicks))}"
         )
     if config.input.columns.split and settings.split.kind != "given":
         logger.warning("input.columns.split is not used: examples.split.kind is %s, not given", settings.split.kind)
-    check_ratios({row["domain"] for row in new_clicks.seen}, settings)
+    check_ratios({row["domain"] for row in new_clicks.domains}, settings)
 
 
 def _sources_without_split(lake: Lake, new_clicks: NewClicks) -> list[str]:
@@ -191,14 +199,14 @@ def grow_vocabularies(
     lake: Lake, new_clicks: NewClicks, config: Config, keep: Keep
 ) -> tuple[dict[str, Growth], dict[str, int]]:
     """Give new ids an index; returns the vocabularies by column, and the index of every domain by its id."""
-    if not new_clicks.ids or not new_clicks.seen:
-        return {name: grown(lake, TABLES[f"{name}s"]) for name in IDS}, {}
+    if not new_clicks.ids or not new_clicks.domains:
+        return {name: unchanged_vocabulary(lake, TABLES[f"{name}s"]) for name in IDS}, {}
     growth = add_new_ids(lake, new_clicks.ids, keep)
     if rare := _vocabularies(config)[1]:
         on_driver = lake.log("clicks").size() <= FEW_BYTES
         new_ids = find_new_ids(lake, rare, new_clicks.all_clicks, keep, on_driver=on_driver)
         growth |= add_new_ids(lake, new_ids, keep)
-    growth["domain"], domains = update_domains(lake, new_clicks.seen)
+    growth["domain"], domains = update_domains(lake, new_clicks.domains)
     return growth, domains
 
 
@@ -220,13 +228,13 @@ def encode_new_clicks(
     rows = encode_several(rows, growth, given, config.features)
     rows = encode_ids(rows, growth)
     if made := histories(config.features):
-        days = min(row["ds"] for row in new_clicks.seen), max(row["newest"] for row in new_clicks.seen)
+        days = min(row["ds"] for row in new_clicks.domains), max(row["newest"] for row in new_clicks.domains)
         is_part = new_clicks.increment.replaced is not None
         rows = add_histories(rows, new_clicks.all_clicks, growth["item"], made, days, few_users=is_part)
     rows = encode_features(rows, growth, config.features)
     rows = rows.withColumn("key", row_key()).drop("event_time")
     if not in_domain:
-        return rows, plan_impressions(new_clicks.seen, domains)
+        return rows, plan_impressions(new_clicks.domains, domains)
     rows = keep(rows)
     plans = plan_domains(count_domains(rows, config.examples))
     return rows.unionByName(_negatives(rows, plans, config, keep), allowMissingColumns=True), plans

@@ -18,7 +18,7 @@ from mamdr_core.lake.core.session import FEW_BYTES, memory_of
 from mamdr_core.lake.core.sources import as_id, malformed_line, read_input, state_of
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.core.unreadable import readable
-from mamdr_core.lake.examples.vocabularies import BROADCAST_BYTES, Growth, grown
+from mamdr_core.lake.examples.vocabularies import BROADCAST_BYTES, Growth, unchanged_vocabulary
 from mamdr_core.runtime.errors import MamdrError
 from schemas import TABLES
 
@@ -72,7 +72,7 @@ def _update(lake: Lake, of: str, vocabulary: Growth, sources: Sequence[Source]) 
     for number in range(TRIES):
         base, known = lake.newest(table), _known_ids(lake, table, states)
         if number and known is None:  # another job wrote the table, possibly with ids that it added itself
-            vocabulary = grown(lake, TABLES[f"{of}s"])
+            vocabulary = unchanged_vocabulary(lake, TABLES[f"{of}s"])
         if known is not None and known >= vocabulary.total:
             return
         wanted = F.col("index").between(known or 0, vocabulary.total - 1)

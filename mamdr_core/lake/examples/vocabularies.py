@@ -132,7 +132,7 @@ def _add(lake: Lake, ids: Ids, new_ids: NewIds) -> Growth | None:
     return Growth(before + new, new, reduce(DataFrame.unionByName, indices))
 
 
-def grown(lake: Lake, table: DeclaredTable) -> Growth:
+def unchanged_vocabulary(lake: Lake, table: DeclaredTable) -> Growth:
     """A vocabulary without new ids."""
     known = lake.read(table, lake.version(table))
     return Growth(known.count(), 0, known.select("id", "index"))

@@ -33,14 +33,14 @@ class CheckedRows:
         uncontested: rows that need no comparison with others.
         contested: rows that were compared with others, in tasks of ROWS_A_TASK on average; None: there are none.
         counts: numbers of all rows by day and rule.
-        faulty: whether some of the uncontested rows are rejected.
+        has_rejected: whether some of the uncontested rows are rejected.
         shuffled: whether uncontested rows are the result of a shuffle instead of being read directly from the log.
     """
 
     uncontested: DataFrame
     contested: DataFrame | None
     counts: LoadCounts
-    faulty: bool
+    has_rejected: bool
     shuffled: bool
 
     @property
@@ -51,7 +51,7 @@ class CheckedRows:
     @property
     def rejected(self) -> DataFrame | None:
         """Rows that include all rejected ones; None: no row is rejected."""
-        parts = [self.uncontested] if self.faulty else []
+        parts = [self.uncontested] if self.has_rejected else []
         parts += [] if self.contested is None else [self.contested]
         return reduce(DataFrame.unionByName, parts) if parts else None
 
@@ -65,7 +65,7 @@ def deduplicate(checked: DataFrame, scan: Scan, others: DataFrame | None, keep: 
         others: clicks of other loads that may contain the same events, or None.
         keep: persists the contested keys and rows.
     """
-    faulty = scan.counts.rejected > 0
+    has_rejected = scan.counts.rejected > 0
     keys, count = scan.duplicate_keys, scan.duplicates
     if others is not None:
         others = others.withColumn(KEY, hash64(*map(F.col, EVENT)))
@@ -73,7 +73,7 @@ def deduplicate(checked: DataFrame, scan: Scan, others: DataFrame | None, keep: 
         keys = keep(keys.unionByName(shared).distinct())
         count = keys.count()
     if not count:
-        return CheckedRows(checked, None, scan.counts, faulty, shuffled=False)
+        return CheckedRows(checked, None, scan.counts, has_rejected, shuffled=False)
     small = count <= SMALL
     keys = F.broadcast(keys) if small else keys
     rows = checked.where(F.col(KEY).isNotNull()).join(keys, KEY, "left_semi")
@@ -85,7 +85,7 @@ def deduplicate(checked: DataFrame, scan: Scan, others: DataFrame | None, keep: 
     tasks = -(-sum(row["rows"] for row in counted) // ROWS_A_TASK)
     contested = decided.select(*checked.columns).coalesce(max(tasks, 1))
     counts = _correct(scan.counts, counted)
-    return CheckedRows(checked.join(keys, KEY, "left_anti"), contested, counts, faulty, shuffled=not small)
+    return CheckedRows(checked.join(keys, KEY, "left_anti"), contested, counts, has_rejected, shuffled=not small)
 
 
 def in_spans(spans: Collection[Span]) -> Column:

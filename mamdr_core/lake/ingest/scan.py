@@ -96,8 +96,8 @@ def _few(facts: DataFrame) -> tuple[Iterable[Sequence[int]], DataFrame, int]:
     found = pa.Table.from_batches(_find_duplicates(_send(1)(facts.toArrow().to_batches())), _FOUND)
     counted = found.select(_COUNTS.names).filter(pc.is_valid(found[_CELL]))
     keys = [(key,) for key in pc.drop_null(found[KEY]).to_pylist()]
-    repeated = local_frame(facts.sparkSession, keys, f"{KEY} bigint")
-    return zip(*(column.to_pylist() for column in counted.columns), strict=True), repeated, len(keys)
+    duplicates = local_frame(facts.sparkSession, keys, f"{KEY} bigint")
+    return zip(*(column.to_pylist() for column in counted.columns), strict=True), duplicates, len(keys)
 
 
 def _many(facts: DataFrame, tasks: int, keep: Keep) -> tuple[Iterable[Sequence[int]], DataFrame, int]:
@@ -105,8 +105,8 @@ def _many(facts: DataFrame, tasks: int, keep: Keep) -> tuple[Iterable[Sequence[i
     sent = facts.mapInArrow(_send(tasks), from_arrow_schema(_SENT))
     found = keep(sent.repartition(tasks, "range").mapInArrow(_find_duplicates, from_arrow_schema(_FOUND)))
     counted = found.where(F.col(_CELL).isNotNull()).groupBy(_CELL).agg(F.sum(_ROWS), F.min(_FIRST), F.max(_LAST))
-    repeated = found.where(F.col(KEY).isNotNull()).select(KEY)
-    return counted.collect(), repeated, repeated.count()
+    duplicates = found.where(F.col(KEY).isNotNull()).select(KEY)
+    return counted.collect(), duplicates, duplicates.count()
 
 
 def _cell(rules: Sequence[str]) -> Column:

@@ -17,7 +17,7 @@ from mamdr_core.lake.core.progress import progress
 from mamdr_core.lake.core.session import overriding, settings_for
 from mamdr_core.lake.core.tables import Lake
 from mamdr_core.lake.examples.increments import STATE, last_build
-from mamdr_core.lake.examples.layout import lay_out, writing
+from mamdr_core.lake.examples.layout import lay_out, writer_settings
 from mamdr_core.runtime.errors import MamdrError
 from schemas import TABLES, Column, ColumnType, DeclaredTable, without_split
 
@@ -116,7 +116,7 @@ def _write(lake: Lake, periods: Sequence[Period], settings: ShardSettings) -> bo
     table = _declared(examples.schema)
     note = {"job": "maintain_lake", MERGED: len(periods), STATE: {"number": number}, "merge": uuid.uuid4().hex}
     files = {"spark.sql.files.maxRecordsPerFile": settings.rows}
-    with overriding(lake.spark, {**writing(settings, shards), **files}):
+    with overriding(lake.spark, {**writer_settings(settings, shards), **files}):
         rows = lay_out(examples.where(days), shards, table)
         if not lake.write_next(table, rows, note, number, days):
             return False
