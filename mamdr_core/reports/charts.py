@@ -181,13 +181,13 @@ def _conflict_order(cosines: Array) -> list[int]:
 
 def time_chart(seconds: Mapping[str, float] | None) -> Markup | None:
     """Seconds by phase, longest first, followed by the phases of ranks; None if no times are recorded."""
-    spent = sorted((seconds or {}).items(), key=lambda each: (each[0] in IN_RANKS, -each[1]))
-    if not spent:
+    phases = sorted((seconds or {}).items(), key=lambda each: (each[0] in IN_RANKS, -each[1]))
+    if not phases:
         return None
-    values = [value for _, value in spent]
-    css = ["bar-b" if name in IN_RANKS else "bar-a" for name, _ in spent]
-    label = "; ".join(f"{name} {value:,.1f} s" for name, value in spent)
-    return bars([name for name, _ in spent], values, [f"{value:,.1f} s" for value in values], css, label)
+    values = [value for _, value in phases]
+    css = ["bar-b" if name in IN_RANKS else "bar-a" for name, _ in phases]
+    label = "; ".join(f"{name} {value:,.1f} s" for name, value in phases)
+    return bars([name for name, _ in phases], values, [f"{value:,.1f} s" for value in values], css, label)
 
 
 def variance_chart(variances: Mapping[str, float] | None, listed: int) -> Markup | None:

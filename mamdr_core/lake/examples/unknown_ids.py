@@ -109,7 +109,7 @@ def find_unknown_ids(
         domains_only = F.when(F.col("column") == DOMAIN, F.col("ids")).alias("ids")
         found = packed.select("column", "range", "count", domains_only).toArrow().to_pylist()
     counts = {column: {row["range"]: row["count"] for row in found if row["column"] == column} for column in min_counts}
-    described = [_unpack(row["ids"]) for row in found if row["column"] == DOMAIN and domains]
+    described = [_unpack(row["ids"]) for row in found if row["column"] not in counts]
     named = [
         part.rename_columns([DOMAIN if name == "id" else name for name in part.column_names]) for part in described
     ]
