@@ -136,7 +136,8 @@ def settings_for_many(spark: SparkSession, rows: int, a_task: int = ROWS_A_TASK)
         "spark.sql.shuffle.partitions": -(-rows // a_task),
         "spark.sql.files.minPartitionNum": READS_A_CORE * spark.sparkContext.defaultParallelism,
     }
-    return {name: max(int(spark.conf.get(name, "0") or 0), least) for name, least in wanted.items()}
+    # Spark checks a default of its own settings too, so none is given.
+    return {name: max(int(spark.conf.get(name, None) or 0), least) for name, least in wanted.items()}
 
 
 def settings_for(spark: SparkSession, rows: int, held: int = 0) -> Mapping[str, str | int]:
