@@ -67,6 +67,8 @@ def run_on_horovod(
             if "Timed out waiting" in str(error) and not output.failed.is_set():
                 raise TimeoutError from error
             raise
+    if output.failed.is_set():  # Horovod may return without an error after it stopped the ranks
+        raise RuntimeError("a rank failed")
     return results
 
 

@@ -1,6 +1,8 @@
 """Ranks in Spark tasks under both launchers that raise, hang, stop or die."""
 
+import json
 import os
+import socket
 import time
 
 import psutil
@@ -8,6 +10,7 @@ import pytest
 import torch
 
 from mamdr_core.parallel.launch import LAUNCHERS, RankError, run_ranks
+from mamdr_core.parallel.rank_output import ERROR_MARK
 from mamdr_core.runtime.errors import MamdrError, StoppedError
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
@@ -48,6 +51,22 @@ def test_a_rank_that_raises_stops_the_others_and_its_traceback_is_reported(run):
     with pytest.raises(RankError, match=r"^rank 1 of 2 failed:\nTraceback(.|\n)*KeyError: 'rank 1 is ill'"):
         run(task)
     assert time.monotonic() - started < 30
+
+
+def test_what_horovod_returns_after_a_failure_is_no_result(spark, monkeypatch):
+    """It was seen once: both ranks were stopped, and Horovod raised nothing."""
+
+    def fail_and_return(function, args, **_):
+        address = args[0].driver
+        cause = json.dumps({"kind": "bug", "message": "ill", "traceback": "KeyError: 'ill'"})
+        with socket.create_connection((address.host, address.port)) as connection:
+            connection.sendall(f"{address.token} 1\n{ERROR_MARK}{cause}\n".encode())
+            time.sleep(1)  # until the driver has read it
+        return [None, None]
+
+    monkeypatch.setattr("horovod.spark.run", fail_and_return)
+    with pytest.raises(RankError, match="rank 1 of 2 failed:\nKeyError: 'ill'"):
+        run_ranks(spark, lambda _: None, 2, 60, "horovod")
 
 
 @under("torch")
